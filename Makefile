@@ -1,0 +1,63 @@
+# scalebench: type `make help`. Everything runs in .venv, which is made when missing or older than requirements.lock.
+
+CLUSTER ?= local
+SWEEP   ?= smoke
+RESULTS ?= results
+ARGS    ?=
+PYTHON_FOR_VENV ?= python3
+
+PYTHON := .venv/bin/python
+STAMP  := .venv/.requirements.lock
+RUN    := $(PYTHON) -m benchmarks.run --multirun cluster=$(CLUSTER) sweep=$(SWEEP) results=$(RESULTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep plan report check test bench format lock clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: CLUSTER=$(CLUSTER) SWEEP=$(SWEEP) RESULTS=$(RESULTS) ARGS=\"workers=1,2 optimizer.lr=0.1\""
+
+sweep: $(STAMP) ## run a sweep, or what is missing of it, then show its tables and figures
+	@$(RUN) $(ARGS); code=$$?; if [ $$code -gt 1 ]; then exit $$code; fi; \
+	$(PYTHON) -m analysis.scaling --results $(RESULTS) && exit $$code
+
+plan: $(STAMP) ## show what a sweep would run, and run nothing
+	@$(RUN) plan=true $(ARGS)
+
+report: $(STAMP) ## tables and figures of the newest sweep
+	@$(PYTHON) -m analysis.scaling --results $(RESULTS)
+
+check: $(STAMP) ## format, lint, types
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+test: $(STAMP) ## all tests, with the coverage gate
+	$(PYTHON) -m pytest --cov
+
+bench: $(STAMP) ## measure the suite itself: its overhead, its start, its analysis of 10,000 records
+	$(PYTHON) -m tests.bench
+
+format: $(STAMP) ## format the code
+	$(PYTHON) -m ruff check --fix-only .
+	$(PYTHON) -m ruff format .
+
+lock: ## renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock
+
+clean: ## remove .venv and caches; results stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv where there is one, pip otherwise. The stamp is written last, so an interrupted installation is done again.
+$(STAMP): requirements.lock
+	@echo "Making .venv from requirements.lock (PyTorch with CUDA: about 5 GB, a minute or more) ..."
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python $(PYTHON_FOR_VENV) .venv && \
+	  uv pip sync --require-hashes --python $(PYTHON) requirements.lock; \
+	else \
+	  $(PYTHON_FOR_VENV) -m venv .venv && \
+	  $(PYTHON) -m pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.lock; \
+	fi
+	@cp requirements.lock $@

@@ -1,0 +1,1 @@
+"""What is measured and how: configuration, sweep, supervisor, kernel, record."""

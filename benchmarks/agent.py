@@ -1,0 +1,145 @@
+"""Starting a node's workers through torch's elastic agent: no restarts, one attempt."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing.forkserver
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.config import RunConfig
+from benchmarks.heartbeat import Heartbeat, Pulse
+
+_POLL_S = 0.1
+_STACK_DUMP_S = 0.5
+
+
+def preload() -> None:
+    """Begin to import torch in the process that workers are forked from, while this one goes on.
+
+    The fork server imports torch once for a whole sweep, and stays free of threads and of device state, so forking it
+    is safe. It ends by itself when this process does.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.worker", "hydra"])
+    multiprocessing.forkserver.ensure_running()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """How the workers ended, as the agent saw it. `rank` and `code` are those of the first worker that failed."""
+
+    rank: int | None = None
+    code: int = 0
+    ended_by_watch: str | None = None
+    """Why the watch ended them: `hang` or `run_limit`."""
+    pulses: tuple[Pulse, ...] = ()
+    """Their last signs of life."""
+
+
+class Watch(threading.Thread):
+    """Reads the workers' heartbeats; ends them when one is silent for too long, or all have taken too long."""
+
+    def __init__(self, run: RunConfig, heartbeat: Heartbeat, started_ns: int) -> None:
+        super().__init__(daemon=True, name="watch")
+        self.run_config, self.heartbeat, self.started_ns = run, heartbeat, started_ns
+        self.reason: str | None = None
+        self.pulses: tuple[Pulse, ...] = ()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Poll until stopped."""
+        while not self._over.wait(_POLL_S):
+            self.pulses = tuple(self.heartbeat.read())
+            age_s = (time.monotonic_ns() - self.started_ns) / 1e9
+            if age_s > self.run_config.run_limit_s:
+                self.reason = "run_limit"
+            elif any(
+                (age_s if pulse.age_s is None else pulse.age_s) > self.run_config.hang_limit_s for pulse in self.pulses
+            ):
+                self.reason = "hang"
+            if self.reason:
+                self._end_workers()
+                return
+
+    def stop(self) -> None:
+        """No more watching."""
+        self._over.set()
+        if self.is_alive():
+            self.join()
+        self.pulses = tuple(self.heartbeat.read())
+
+    def _end_workers(self) -> None:
+        for number in (signal.SIGUSR1, signal.SIGKILL):  # first let them print where they are
+            for pulse in self.pulses:
+                _signal(pulse.pid, number)
+            self._over.wait(_STACK_DUMP_S)
+
+
+def run_workers(run: RunConfig, folder: Path, heartbeat_path: Path, started_ns: int) -> Exit:
+    """Start all workers of this node and wait for their end. Interrupted or not, none is alive afterwards."""
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the record says what happened
+    heartbeat = Heartbeat(heartbeat_path, run.workers)
+    rendezvous = get_rendezvous_handler(
+        RendezvousParameters(
+            backend="c10d",
+            endpoint="localhost:0",
+            run_id=run.run_id,
+            min_nodes=1,
+            max_nodes=1,
+            local_addr="127.0.0.1",
+        )
+    )
+    spec = WorkerSpec(
+        role="worker",
+        local_world_size=run.workers,
+        entrypoint=_work,
+        args=(run, str(folder), str(heartbeat_path)),
+        rdzv_handler=rendezvous,
+        max_restarts=0,
+        monitor_interval=_POLL_S / 2,
+        master_addr="127.0.0.1",
+        local_addr="127.0.0.1",
+    )
+    agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=str(heartbeat_path.parent)), start_method="forkserver")
+    watch = Watch(run, heartbeat, started_ns)
+    watch.start()
+    try:
+        result = agent.run()
+    except BaseException:
+        for pulse in heartbeat.read():
+            _signal(pulse.pid, signal.SIGKILL)  # whom an interrupted agent has left
+        raise
+    finally:
+        watch.stop()
+        rendezvous.shutdown()
+    if not result.is_failed():
+        return Exit(pulses=watch.pulses)
+    rank, failure = next(iter(result.failures.items()))
+    return Exit(rank=rank, code=failure.exitcode, ended_by_watch=watch.reason, pulses=watch.pulses)
+
+
+def _work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
+    """The workers' entry point. Imported there, not here: the supervisor can do without most of torch."""
+    from benchmarks.worker import work
+
+    work(run, folder, heartbeat_path)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    if pid <= 0:
+        return
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # it has ended

@@ -1,0 +1,23 @@
+"""From what Hydra composed to the plain mapping that `RunConfig.from_mapping` wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.hardware import fill_in
+
+# Keys of the composed configuration that say how to run, not what; RunConfig does not know them.
+CONTROL_KEYS = ("results", "plan", "max_attempts", "sweep")
+
+
+def run_mapping(cfg: DictConfig, sweep: str) -> dict[str, Any]:
+    """The keys of a run, this machine's facts filled in."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    mapping = {str(key): value for key, value in plain.items() if key not in CONTROL_KEYS and key != "hydra"}
+    for variant in mapping.values():
+        if isinstance(variant, dict):
+            variant.pop("needs", None)  # rules of the axis's entry, not options
+    return {**fill_in(mapping), "sweep": sweep}

@@ -1,0 +1,317 @@
+"""The configuration of one run: a frozen, typed object, validated at the door.
+
+Hydra composes YAML into a plain mapping; `RunConfig.from_mapping` is the only way from there into the program. A
+variant (an entry of `conf/<axis>/`) is described by its YAML file alone: the file's keys are its options, their
+default values fix the types, and `needs` holds rules with the reason why a run that breaks them is impossible. So
+this module knows no strategy, model or data set by name, and neither Hydra nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+import msgspec
+
+from benchmarks import rules
+from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+VARIANT_AXES = ("workload", "data", "strategy", "optimizer", "precision")
+
+type_names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+
+Scalar = str | int | float | bool | None
+Option = Scalar | list[Any]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+
+# What says where and with whose money a run happens, not what is measured: no part of a run's identity.
+_NOT_IDENTITY = ("sweep", "cluster", "data.root", "data.download", "run_limit_s", "hang_limit_s")
+_NOT_CELL = ("seed", "repeat")
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """One chosen entry of an axis, for example the strategy `ddp` with its options."""
+
+    name: str
+    options: Mapping[str, Option]
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The machine that runs are made on; one file in `conf/cluster/`.
+
+    `cores_per_node` and `gpus_per_node` are what one node offers; null means: count them here.
+    """
+
+    name: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cores_per_node: Positive | None = None
+    gpus_per_node: NonNegative | None = None
+    price_per_worker_hour: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    currency: str = "USD"
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that defines one run. Both batch sizes are filled in, whichever was given."""
+
+    sweep: str
+    cluster: Cluster
+    workload: Variant
+    data: Variant
+    strategy: Variant
+    optimizer: Variant
+    precision: Variant
+    device: Literal["cpu", "cuda"]
+    workers: Positive
+    threads_per_worker: Positive
+    batch_per_worker: Positive
+    global_batch: Positive
+    channels_last: bool
+    compile: bool
+    steps: Positive | None
+    epochs: Positive | None
+    warmup_steps: NonNegative
+    evaluate: bool
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    repeat: NonNegative
+    run_limit_s: PositiveSeconds
+    hang_limit_s: PositiveSeconds
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Validate a composed configuration.
+
+        Raises:
+            ConfigError: an unknown key, a value of the wrong type or out of range.
+            ImpossibleRunError: a combination that cannot run; the text says why.
+        """
+        values = dict(mapping)
+        for key in values.keys() - set(cls.__struct_fields__):
+            raise unknown("configuration key", key, cls.__struct_fields__)
+        for axis in VARIANT_AXES:
+            values[axis] = _variant(axis, values.get(axis))
+        values.update(_batches(values))
+        try:
+            run = msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise _one_line(error, values) from error
+        run._check_possible()
+        return run
+
+    def _check_possible(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError(f"steps={self.steps}, epochs={self.epochs}: give one of them and set the other to null")
+        values = self.flat()
+        train_samples = values.get("data.train_samples")
+        if isinstance(train_samples, int) and self.global_batch > train_samples:
+            raise ImpossibleRunError(
+                f"global_batch={self.global_batch}: larger than the data set "
+                f"({self.data.name} has {train_samples} training samples)"
+            )
+        gpus = self.cluster.gpus_per_node
+        if self.device == "cuda" and gpus is not None and self.workers > gpus:
+            raise ImpossibleRunError(
+                f"workers={self.workers}: more than the {gpus} GPUs of cluster={self.cluster.name}; "
+                "each worker needs its own"
+            )
+        for axis in VARIANT_AXES:
+            name = getattr(self, axis).name
+            for rule, reason in variant_file(axis, name).needs.items():
+                if not rules.holds(rule, values):
+                    raise ImpossibleRunError(f"{axis}={name} needs {rule}: {reason}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The canonical configuration: complete, plain, variants as `{"name": ..., option: value, ...}`."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        for axis in VARIANT_AXES:
+            plain[axis] = {"name": plain[axis]["name"], **plain[axis]["options"]}
+        return plain
+
+    def flat(self) -> dict[str, Option]:
+        """The canonical configuration with dotted keys; a variant's own key holds its name."""
+        return flatten(self.as_dict())
+
+    @property
+    def oversubscribed(self) -> bool:
+        """More CPU threads at work than the node has cores: allowed, but the numbers describe a crowd."""
+        cores = self.cluster.cores_per_node
+        return cores is not None and self.device == "cpu" and self.workers * self.threads_per_worker > cores
+
+    @property
+    def cell_id(self) -> str:
+        """The same for all repeats of one cell."""
+        return self._id(_NOT_IDENTITY + _NOT_CELL)
+
+    @property
+    def run_id(self) -> str:
+        """A readable prefix and a hash of the canonical configuration, safe as a file name.
+
+        Example: `lenet-ddp-w2-b64-fp32-r0-1f3a9c2b7d40`.
+        """
+        return self._id(_NOT_IDENTITY, f"-r{self.repeat}")
+
+    def _id(self, left_out: tuple[str, ...], suffix: str = "") -> str:
+        kept = {
+            key: value
+            for key, value in self.flat().items()
+            if not any(key == out or key.startswith(f"{out}.") for out in left_out)
+        }
+        digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+        words = (
+            self.workload.name,
+            self.strategy.name,
+            f"w{self.workers}",
+            f"b{self.global_batch}",
+            self.precision.name,
+        )
+        prefix = re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(words))[:80]
+        return f"{prefix}{suffix}-{digest}"
+
+
+class VariantFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file `conf/<axis>/<name>.yaml`: default options, and rules that a run with it must keep."""
+
+    name: str
+    defaults: Mapping[str, Option]
+    needs: Mapping[str, str]
+
+
+def conf_folders() -> list[Path]:
+    """The project's `conf/`, then the `conf/` of the user's own variants (see `extra_folder`)."""
+    extra = extra_folder()
+    return [CONF_DIR] + ([extra / "conf"] if extra else [])
+
+
+def extra_folder() -> Path | None:
+    """The folder of the user's own variants, which SCALEBENCH_EXTRA names.
+
+    It holds modules (`*.py`) that register variants, and `conf/<axis>/*.yaml` that describe them.
+    """
+    named = os.environ.get("SCALEBENCH_EXTRA")
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"SCALEBENCH_EXTRA={named}: no such folder")
+    return folder
+
+
+def names_on(axis: str) -> list[str]:
+    """The names of all entries of an axis: its YAML files."""
+    return sorted({path.stem for folder in conf_folders() for path in (folder / axis).glob("*.yaml")})
+
+
+def variant_file(axis: str, name: str) -> VariantFile:
+    """Read an axis's entry by name. Raises ConfigError if there is none, or its file is not sound."""
+    return _read_variant_file(axis, name, tuple(conf_folders()))
+
+
+@cache
+def _read_variant_file(axis: str, name: str, folders: tuple[Path, ...]) -> VariantFile:
+    path = next((path for folder in folders if (path := folder / axis / f"{name}.yaml").is_file()), None)
+    if path is None or not re.fullmatch(r"[\w-]+", name):
+        raise unknown(axis, name, names_on(axis))
+    try:
+        keys = msgspec.yaml.decode(path.read_bytes(), type=dict[str, Any])
+        needs = msgspec.convert(keys.pop("needs", None) or {}, dict[str, str])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    if keys.pop("name", None) != name:
+        raise ConfigError(f"{path}: the key name must be {name}, as the file's")
+    return VariantFile(name=name, defaults=MappingProxyType(keys), needs=MappingProxyType(needs))
+
+
+def _variant(axis: str, given: object) -> Variant:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{axis}={given}: must be one of {', '.join(names_on(axis))}")
+    file = variant_file(axis, str(given.get("name")))
+    options = {key: value for key, value in given.items() if key not in ("name", "needs")}
+    for key, value in options.items():
+        if key not in file.defaults:
+            raise unknown(f"key of {axis}={file.name}", key, file.defaults)
+        _check_type(f"{axis}.{key}", value, file.defaults[key])
+    return Variant(name=file.name, options={**file.defaults, **options})
+
+
+def _check_type(key: str, value: object, default: Option) -> None:
+    """A value has its default's type; a default of null takes any value, and a number may be whole."""
+    wanted = type(default)
+    fits = default is None or type(value) is wanted or (wanted is float and type(value) is int)
+    if not fits:
+        raise ConfigError(f"{key}={value}: must be {type_names[wanted]}")
+
+
+def _batches(values: Mapping[str, Any]) -> dict[str, int]:
+    """Fill in whichever of the two batch sizes is null: global batch = batch per worker x workers."""
+    workers, per_worker, total = values.get("workers"), values.get("batch_per_worker"), values.get("global_batch")
+    for key in ("workers", "batch_per_worker", "global_batch"):
+        value = values.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{key}={value}: must be a whole number from 1")
+    if not isinstance(workers, int):
+        raise ConfigError("workers=null: must be a whole number from 1")
+    if per_worker is None:
+        if total is None:
+            raise ConfigError("batch_per_worker=null, global_batch=null: give one of them")
+        if total % workers:
+            raise ImpossibleRunError(f"global_batch={total}: cannot be shared equally by workers={workers}")
+        return {"batch_per_worker": total // workers, "global_batch": total}
+    if total is not None and total != per_worker * workers:
+        raise ConfigError(
+            f"global_batch={total}: must be batch_per_worker x workers = {per_worker} x {workers}; "
+            "set one of them to null"
+        )
+    return {"batch_per_worker": per_worker, "global_batch": per_worker * workers}
+
+
+def _one_line(error: msgspec.ValidationError, values: Mapping[str, Any]) -> ConfigError:
+    """msgspec's error with the key and the value that it speaks of, in the project's words."""
+    text, _, path = str(error).partition(" - at `$.")
+    key = path.rstrip("`")
+    if match := re.search(r"unknown field `(.*?)`", text):
+        fields = get_type_hints(Cluster) if key.startswith("cluster") else ()
+        return unknown(f"key of {key}", match.group(1), fields)
+    if match := re.search(r"missing required field `(.*?)`", text):
+        return ConfigError(f"{match.group(1)}: must be given")
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if key == "device" or key.endswith(".device"):
+        return unknown(key, found, ("auto", "cpu", "cuda"))
+    wanted = text.removeprefix("Expected ").split(", got")[0].replace("`", "").replace("int", "a whole number")
+    return ConfigError(f"{key}={found}: must be {wanted}")
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Option]:
+    """Nested mappings as dotted keys; `strategy.name` becomes `strategy`, the way people type it."""
+
+    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Option]]:
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{key}.")
+            elif key == "name" and prefix:
+                yield prefix.rstrip("."), value
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(walk(tree, ""))
+
+
+def known_keys(like: str) -> list[str]:
+    """The keys that `like` could have meant: options, if it names an axis (`optimizer.lrr`), else the top level's."""
+    axis, _, option = like.partition(".")
+    if option and axis in VARIANT_AXES:
+        options = {key for name in names_on(axis) for key in variant_file(axis, name).defaults}
+        return [f"{axis}.{key}" for key in options]
+    top = msgspec.yaml.decode((CONF_DIR / "config.yaml").read_bytes(), type=dict[str, Any])
+    groups = [key for default in top["defaults"] if isinstance(default, dict) for key in default]
+    return [key for key in [*top, *groups] if key not in ("defaults", "hydra") and not key.startswith("override ")]

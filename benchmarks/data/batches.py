@@ -1,0 +1,105 @@
+"""Which samples make up which batch, on which rank.
+
+The order depends on seed and epoch only. A global batch is the next stretch of the epoch's order, and the ranks take
+consecutive shares of it; so any number of workers sees the same global batches, and can be compared with one worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.data import Split
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's share of a global batch, on its device."""
+
+    inputs: Tensor
+    targets: Tensor
+    weight: float
+    """What the local mean loss is multiplied with, so that the mean over ranks is the mean over the global batch:
+    1 where all shares are equal."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def global_batch_sizes(samples: int, global_batch: int, workers: int) -> list[int]:
+    """The sizes of an epoch's global batches. The last one may be short.
+
+    A rest of fewer than two samples for each worker is left out: batch norm needs two.
+    """
+    sizes = [global_batch] * (samples // global_batch)
+    rest = samples % global_batch
+    return [*sizes, rest] if rest >= 2 * workers else sizes
+
+
+def share(size: int, rank: int, workers: int) -> slice:
+    """The consecutive part of a global batch that a rank takes; parts differ by one sample at most."""
+    return slice(size * rank // workers, size * (rank + 1) // workers)
+
+
+def _order(samples: int, seed: int, epoch: int) -> Tensor:
+    # One generator for each epoch, seeded by both numbers through torch's own mixing of a 64-bit seed.
+    return torch.randperm(samples, generator=torch.Generator().manual_seed((seed << 32) + epoch))
+
+
+class Loader:
+    """A rank's batches: read from host memory by index, then copied to the device."""
+
+    def __init__(
+        self, split: Split, *, device: torch.device, rank: int, workers: int, global_batch: int, seed: int
+    ) -> None:
+        self.split = split
+        self.device = device
+        self.rank = rank
+        self.workers = workers
+        self.global_batch = global_batch
+        self.seed = seed
+
+    def epoch_sizes(self) -> list[int]:
+        """The sizes of the global batches of one epoch."""
+        return global_batch_sizes(len(self.split), self.global_batch, self.workers)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """All batches of an epoch, a short last one included."""
+        order = _order(len(self.split), self.seed, epoch)
+        first = 0
+        for size in self.epoch_sizes():
+            yield self._batch(order[first : first + size])
+            first += size
+
+    def endless(self) -> Iterator[Batch]:
+        """Full batches only, epoch after epoch."""
+        epoch = 0
+        while True:
+            order = _order(len(self.split), self.seed, epoch)
+            for first in range(0, len(order) - self.global_batch + 1, self.global_batch):
+                yield self._batch(order[first : first + self.global_batch])
+            epoch += 1
+
+    def for_warmup(self, size: int) -> Batch:
+        """A batch of random bytes and classes, of the share's size: warm-up must not see the training data."""
+        part = share(size, self.rank, self.workers)
+        samples = part.stop - part.start
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (samples, *self.split.inputs.shape[1:])
+        inputs = torch.randint(256, shape, dtype=self.split.inputs.dtype, generator=generator)
+        targets = self.split.targets[torch.randint(len(self.split), (samples,), generator=generator)]
+        return Batch(inputs.to(self.device), targets.to(self.device), self._weight(samples, size))
+
+    def _batch(self, indices: Tensor) -> Batch:
+        mine = indices[share(len(indices), self.rank, self.workers)]
+        return Batch(
+            self.split.inputs[mine].to(self.device),
+            self.split.targets[mine].to(self.device),
+            self._weight(len(mine), len(indices)),
+        )
+
+    def _weight(self, own: int, total: int) -> float:
+        return own * self.workers / total

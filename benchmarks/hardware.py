@@ -1,0 +1,79 @@
+"""What this machine offers, found without torch, and the configuration's nulls that follow from it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use: its affinity, and no more than a container's quota (cgroup v2)."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that this process may use, by `nvidia-smi` and CUDA_VISIBLE_DEVICES."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    present = sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return present if visible is None else min(present, len([item for item in visible.split(",") if item]))
+
+
+def fill_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the configuration's nulls and `auto`s that stand for "what there is here".
+
+    `threads_per_worker` stays null: a sweep divides the cores by its largest number of workers, a single run by its
+    own.
+    """
+    cluster = dict(mapping["cluster"])
+    if cluster["cores_per_node"] is None:
+        cluster["cores_per_node"] = count_cores()
+    if cluster["gpus_per_node"] is None:
+        cluster["gpus_per_node"] = count_gpus()
+    device = mapping["device"]
+    if device == "auto":
+        device = cluster["device"]
+    if device == "auto":
+        device = "cuda" if cluster["gpus_per_node"] else "cpu"
+    return {**mapping, "cluster": cluster, "device": device}
+
+
+def threads_of_single_run(cores: int, workers: object) -> int:
+    """The cores' equal share of each worker, at least one thread."""
+    return max(1, cores // workers) if isinstance(workers, int) and workers > 0 else 1
+
+
+def count_oom_kills() -> int:
+    """How often the kernel has killed a process of this control group for want of memory; 0 where it does not say."""
+    for path in _cgroup_files():
+        with contextlib.suppress(OSError):
+            for line in path.read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return 0
+
+
+def _cgroup_files() -> list[Path]:
+    """The files that may hold this process's count of out-of-memory kills, for control groups v2 and v1."""
+    files = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                files.append(Path(f"/sys/fs/cgroup{path}/memory.events"))
+            elif "memory" in controllers.split(","):
+                files.append(Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control"))
+    return files

@@ -1,0 +1,59 @@
+"""Signals to stop, as exceptions: so that workers are ended and records written on the way out."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to stop. The run in flight has left its record."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def as_interruption(error: BaseException) -> Interrupted:
+    """The signal behind an exception; anything else is raised again."""
+    if isinstance(error, Interrupted):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(signal.SIGINT)
+    number = getattr(error, "sigval", None)  # the elastic agent's SignalException: its handlers replace ours
+    if number is None:
+        raise error
+    return Interrupted(number)
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Within: a signal to stop raises Interrupted."""
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number)
+
+    with _handlers(stop):
+        yield
+
+
+@contextmanager
+def signals_ignored() -> Iterator[None]:
+    """Within: a record is being written; a second Ctrl-C must not cut it off."""
+    with _handlers(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handlers(handler: signal._HANDLER) -> Iterator[None]:
+    earlier = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in earlier.items():
+            signal.signal(number, before)

@@ -1,0 +1,167 @@
+"""What each worker leaves for its supervisor, and how these parts become one window."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.record import Check, Evaluation, Memory, RankSummary, Span, Status, Window, finite
+from benchmarks.step_times import StepTimes
+
+
+class Failure(msgspec.Struct, kw_only=True):
+    """Why a worker stopped early, in its own words."""
+
+    status: Status
+    phase: str
+    kind: str
+    message: str
+
+
+class RankResult(msgspec.Struct, kw_only=True):
+    """One worker's result, written to `rank<r>.json` in the attempt's folder when the worker ends."""
+
+    rank: int
+    host: str
+    device: str
+    threads: int
+    phases: list[tuple[str, int]]
+    """Each phase and when it began, in monotonic nanoseconds; the last entry is the end."""
+    failure: Failure | None = None
+    clock: str = "monotonic"
+    spans: list[StepTimes] = []
+    samples: list[int] = []
+    losses: list[float | None] = []
+    evaluations: list[Evaluation] = []
+    checks: list[Check] = []
+    peak_host_bytes: int = 0
+    peak_device_bytes: int | None = None
+    environment: dict[str, Any] = {}
+
+    def series(self, name: str) -> list[float]:
+        """A series of `StepTimes` over all spans."""
+        return [value for span in self.spans for value in (getattr(span, name) or [0.0] * len(span.step_s))]
+
+
+def result_path(folder: Path, rank: int) -> Path:
+    """Where a worker leaves its result."""
+    return folder / f"rank{rank}.json"
+
+
+def log_path(folder: Path, rank: int) -> Path:
+    """Where a worker's standard output and error go."""
+    return folder / f"rank{rank}.log"
+
+
+def read_results(folder: Path, workers: int) -> list[RankResult]:
+    """The results that are there, by rank."""
+    paths = [result_path(folder, rank) for rank in range(workers)]
+    return [msgspec.json.decode(path.read_bytes(), type=RankResult) for path in paths if path.exists()]
+
+
+def merge_window(results: Sequence[RankResult]) -> Window:
+    """One window out of all ranks'.
+
+    Times are the slowest rank's, step by step; samples are summed, and losses weighted by them.
+    """
+    samples = [sum(step) for step in zip(*(result.samples for result in results), strict=True)]
+    return Window(
+        clock="cuda_event" if results[0].clock == "cuda_event" else "monotonic",
+        step_time_s=_slowest([result.series("step_s") for result in results]),
+        compute_time_s=_slowest([_compute_times(result) for result in results]),
+        data_wait_s=_slowest([result.series("data_wait_s") for result in results]),
+        exposed_comm_s=None,
+        samples=samples,
+        loss=[_mean_loss(results, step, total) for step, total in enumerate(samples)],
+        spans=_spans(results, samples),
+    )
+
+
+def _slowest(series: Sequence[Sequence[float]]) -> list[float]:
+    return [max(step) for step in zip(*series, strict=True)]
+
+
+def _compute_times(result: RankResult) -> list[float]:
+    series = (result.series("step_s"), result.series("data_wait_s"), result.series("sync_wait_s"))
+    return [max(0.0, step - data - sync) for step, data, sync in zip(*series, strict=True)]
+
+
+def _mean_loss(results: Sequence[RankResult], step: int, total: int) -> float | None:
+    losses = [result.losses[step] for result in results]
+    if any(loss is None for loss in losses):
+        return None
+    return finite(
+        sum((loss or 0.0) * result.samples[step] for loss, result in zip(losses, results, strict=True)) / total
+    )
+
+
+def _spans(results: Sequence[RankResult], samples: Sequence[int]) -> list[Span]:
+    spans: list[Span] = []
+    first = 0
+    for index, span in enumerate(results[0].spans):
+        steps = len(span.step_s)
+        spans.append(
+            Span(
+                steps=steps,
+                samples=sum(samples[first : first + steps]),
+                wall_time_s=max(result.spans[index].wall_time_s for result in results),
+            )
+        )
+        first += steps
+    return spans
+
+
+def summarise(result: RankResult) -> RankSummary:
+    """A worker's medians over its steps."""
+    steps, syncs = result.series("step_s"), result.series("sync_wait_s")
+    marked = all(span.sync_wait_s is not None for span in result.spans)
+    return RankSummary(
+        rank=result.rank,
+        host=result.host,
+        device=result.device,
+        threads=result.threads,
+        step_time_s=statistics.median(steps),
+        own_time_s=statistics.median(step - sync for step, sync in zip(steps, syncs, strict=True)),
+        data_wait_s=statistics.median(result.series("data_wait_s")),
+        sync_wait_s=statistics.median(syncs) if marked else None,
+        peak_host_bytes=result.peak_host_bytes,
+        peak_device_bytes=result.peak_device_bytes,
+    )
+
+
+def merge_memory(results: Sequence[RankResult]) -> Memory:
+    """The largest peaks over ranks."""
+    device = [result.peak_device_bytes for result in results if result.peak_device_bytes is not None]
+    return Memory(
+        peak_host_bytes=max(result.peak_host_bytes for result in results),
+        peak_device_bytes=max(device) if device else None,
+    )
+
+
+def merge_checks(results: Sequence[RankResult]) -> list[Check]:
+    """Each check once: the first rank that failed it, or rank 0's."""
+    merged = {check.name: check for check in results[0].checks}
+    for result in results[1:]:
+        for check in result.checks:
+            if not check.passed and merged.get(check.name, check).passed:
+                merged[check.name] = Check(name=check.name, passed=False, detail=f"rank {result.rank}: {check.detail}")
+    return list(merged.values())
+
+
+def ledger(result: RankResult | None, started_ns: int, ended_ns: int) -> dict[str, float]:
+    """Seconds by phase, from the supervisor's start to its end.
+
+    The phases in between are one worker's; `start` and `teardown` are what lies before and after.
+    """
+    phases = [("start", started_ns), *(result.phases if result else []), ("teardown", ended_ns)]
+    if result:
+        phases[-2] = ("teardown", phases[-2][1])
+    seconds: dict[str, float] = {}
+    for (name, begin), (_, end) in itertools.pairwise(phases):
+        seconds[name] = seconds.get(name, 0.0) + (end - begin) / 1e9
+    return seconds

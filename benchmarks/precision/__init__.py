@@ -1,0 +1,38 @@
+"""Precisions: in which number formats a step computes, and how its gradients are scaled."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from benchmarks.registry import Registry
+
+
+class Precision:
+    """Single precision throughout: the default that the others change."""
+
+    tf32 = False
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.tf32
+            torch.backends.cudnn.allow_tf32 = self.tf32
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context of the forward pass."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """What the backward pass starts from."""
+        return loss
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Update the parameters from their gradients."""
+        optimizer.step()
+
+
+precisions: Registry[Precision] = Registry("precision")

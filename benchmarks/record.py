@@ -1,0 +1,230 @@
+"""The record: the one JSON document that every run leaves, also when it fails.
+
+Raw values only; everything else is derived from them in `analysis/`. Written to a temporary file, flushed, then
+linked to its name, so a reader sees a whole record or none, and an existing record is never overwritten. Unknown is
+null; numbers that are not finite do not enter.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "record.json"
+
+Status = Literal[
+    "ok",
+    "oom",
+    "diverged",
+    "invalid",
+    "timeout",
+    "node_fail",
+    "preempted",
+    "comm_error",
+    "error",
+    "cancelled",
+    "lost",
+]
+STATUSES: tuple[Status, ...] = get_args(Status)
+OWN_FAULT: frozenset[Status] = frozenset({"oom", "diverged", "invalid"})
+"""States that the configuration itself caused: the same run would end the same way, so it is not tried again."""
+
+
+class RecordError(Exception):
+    """A record that cannot be read: truncated, foreign, or of another schema version."""
+
+
+class Reason(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Why a run has no number."""
+
+    phase: str
+    """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, checks, teardown."""
+    kind: str
+    """A short machine-readable word: the exception's class, `signal SIGKILL`, `hang`, a failed check's name, ..."""
+    message: str
+    rank: int | None = None
+    log_tail: list[str] = []
+    """The last lines that the failing rank printed."""
+
+
+class Span(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A stretch of the window between two device synchronisations; with epochs, one for each."""
+
+    steps: int
+    samples: int
+    """Samples processed by all workers."""
+    wall_time_s: float
+    """The longest over ranks."""
+
+
+class Window(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The timed steps, one entry each, over all spans; evaluation and warm-up are outside."""
+
+    clock: Literal["cuda_event", "monotonic"]
+    step_time_s: list[float]
+    """The maximum over ranks."""
+    compute_time_s: list[float]
+    """Step time less the rank's waits for data and for other ranks; the maximum over ranks."""
+    data_wait_s: list[float]
+    """Time in which the loop waited for its next batch, by the host's clock; the maximum over ranks."""
+    exposed_comm_s: list[float] | None
+    """Step time less that of the same ranks without gradient synchronisation; null where it was not measured."""
+    samples: list[int]
+    """Samples of the global batch."""
+    loss: list[float | None]
+    """Mean over the global batch, before the step; null where it was not finite."""
+    spans: list[Span]
+
+
+class RankSummary(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One worker; medians over the window's steps."""
+
+    rank: int
+    host: str
+    device: str
+    threads: int
+    step_time_s: float
+    own_time_s: float
+    """Step time less the wait for other ranks: what makes a straggler visible where all ranks move in step."""
+    data_wait_s: float
+    sync_wait_s: float | None
+    """From the rank's last gradient to the end of the backward pass: communication not hidden, and waiting for
+    slower ranks. Null where the strategy has no such point."""
+    peak_host_bytes: int
+    peak_device_bytes: int | None
+
+
+class Evaluation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One pass over the test data, outside the window."""
+
+    after_steps: int
+    time_s: float
+    samples: int
+    accuracy: float
+    loss: float | None
+
+
+class Check(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A sanity check and its verdict. No sanity, no number."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The largest over ranks."""
+
+    peak_host_bytes: int
+    peak_device_bytes: int | None
+
+
+class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """See the module's text; `config` is `RunConfig.as_dict()`."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    cell_id: str
+    sweep: str
+    repeat: int
+    attempt: int
+    status: Status
+    reason: Reason | None
+    config: dict[str, Any]
+    workers: int
+    nodes: int
+    started_at: str
+    """UTC, ISO 8601."""
+    wall_time_s: float
+    """From the supervisor's start of this run to its end."""
+    window: Window | None
+    ranks: list[RankSummary]
+    evaluation: list[Evaluation]
+    memory: Memory | None
+    energy: dict[str, float | None] | None
+    ledger: dict[str, float]
+    """Seconds by phase, in order; their sum is `wall_time_s`."""
+    ceilings: dict[str, float | None] | None
+    sanity: list[Check]
+    notes: list[str]
+    """What a reader of the number must know, for example `oversubscribed`."""
+    environment: dict[str, Any]
+
+
+class _Header(msgspec.Struct):
+    schema_version: int
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_record = msgspec.json.Decoder(Record).decode
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        RecordError: it is truncated, no record at all, or of a schema version that this program does not know.
+    """
+    try:
+        content = path.read_bytes()
+        version = _decode_header(content).schema_version
+        if version != SCHEMA_VERSION:
+            raise RecordError(f"{path}: schema version {version}, this program reads version {SCHEMA_VERSION}")
+        return _decode_record(content)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: not a readable record ({error})") from error
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write a run's record into its folder, whole or not at all.
+
+    Raises:
+        FileExistsError: there is one already; records are never overwritten.
+        OSError: the folder cannot be written, or the disk is full; no partial file is left.
+    """
+    return write_once(folder / RECORD_NAME, msgspec.json.format(msgspec.json.encode(record), indent=0))
+
+
+def write_once(path: Path, content: bytes) -> Path:
+    """Create a file whole or not at all; raises FileExistsError where it exists."""
+    temporary = _write_temporary(path, content)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    return path
+
+
+def replace(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all, in place of the one that may be there."""
+    temporary = _write_temporary(path, content)
+    temporary.replace(path)
+    return path
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def archive(folder: Path, attempt: int) -> None:
+    """Move the record of an earlier attempt aside, so that a new attempt can leave its own."""
+    (folder / RECORD_NAME).rename(folder / f"record.attempt{attempt}.json")
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is infinite or not a number."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,92 @@
+"""Rules over configuration keys, such as `workers == 1` or `batch_per_worker >= 2 * micro_batches`.
+
+Variants use them to say what they need, sweeps to say which cells they want. A rule is a Python
+expression of names, constants, comparisons, arithmetic and `and`/`or`/`not`/`in`; anything else is refused
+when the rule is read, so a configuration file can never run code.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import CodeType
+from typing import Any
+
+from benchmarks.errors import ConfigError
+
+_ALLOWED: tuple[type[ast.AST], ...] = (
+    ast.Expression,
+    ast.BoolOp,
+    ast.UnaryOp,
+    ast.BinOp,
+    ast.Compare,
+    ast.IfExp,
+    ast.Constant,
+    ast.Name,
+    ast.Attribute,
+    ast.List,
+    ast.Tuple,
+    ast.boolop,
+    ast.unaryop,
+    ast.cmpop,
+    ast.expr_context,
+    # Operators one by one: `**` and `<<` could ask for an astronomically large number.
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.FloorDiv,
+    ast.Mod,
+)
+
+
+class _KeysToLookups(ast.NodeTransformer):
+    """Turn `workers` and `optimizer.lr` into calls of one look-up function."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self._lookup(node, node.id)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return self._lookup(node, ast.unparse(node))
+
+    @staticmethod
+    def _lookup(node: ast.expr, key: str) -> ast.AST:
+        call = ast.Call(ast.Name("_key", ast.Load()), [ast.Constant(key)], [])
+        return ast.copy_location(call, node)
+
+
+@cache
+def _compile(rule: str) -> CodeType:
+    try:
+        tree = ast.parse(rule, mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"rule {rule!r}: not an expression") from error
+    for node in ast.walk(tree):
+        if not isinstance(node, _ALLOWED):
+            raise ConfigError(
+                f"rule {rule!r}: {type(node).__name__} is not allowed; use keys, constants, comparisons, + - * / // %, "
+                "and, or, not, in"
+            )
+    return compile(ast.fix_missing_locations(_KeysToLookups().visit(tree)), rule, "eval")
+
+
+def holds(rule: str, values: Mapping[str, object]) -> bool:
+    """Whether `rule` is true of the flat mapping `values` (dotted keys).
+
+    Raises:
+        ConfigError: the rule is no allowed expression, names a key that `values` lacks, or compares what cannot be.
+    """
+    code = _compile(rule)
+
+    def look_up(key: str) -> object:
+        if key not in values:
+            raise ConfigError(f"rule {rule!r}: there is no key {key}")
+        return values[key]
+
+    lookup: Callable[[str], object] = look_up
+    scope: dict[str, Any] = {"__builtins__": {}, "_key": lookup}
+    try:
+        return bool(eval(code, scope))
+    except (TypeError, ZeroDivisionError) as error:
+        raise ConfigError(f"rule {rule!r}: {error}") from error

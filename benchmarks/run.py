@@ -1,0 +1,102 @@
+"""The command line: one run (`python -m benchmarks.run workers=2 ...`), or a sweep (`--multirun sweep=strong`).
+
+Hydra composes the configuration from `conf/`; everything after that is the project's own. A sweep's cells come from
+`hydra_plugins/scalebench`, which has Hydra's launcher call `run_job` once for each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from benchmarks.composed import run_mapping
+from benchmarks.config import RunConfig
+from benchmarks.errors import UserError
+from benchmarks.folder import SweepFolder
+from benchmarks.hardware import threads_of_single_run
+from benchmarks.hydra_errors import HYDRA_ERRORS, one_line
+from benchmarks.interruption import Interrupted
+
+if TYPE_CHECKING:
+    from benchmarks.record import Record
+
+SINGLE_RUNS = "single_runs"
+
+
+def run_job(cfg: DictConfig) -> Record:
+    """Make one run here and leave its record."""
+    from benchmarks.supervisor import supervise
+
+    sweep = cfg.sweep.name if _in_sweep() else SINGLE_RUNS
+    mapping = run_mapping(cfg, sweep)
+    if mapping["threads_per_worker"] is None:
+        mapping["threads_per_worker"] = threads_of_single_run(mapping["cluster"]["cores_per_node"], mapping["workers"])
+    run = RunConfig.from_mapping(mapping)
+    folder = SweepFolder.create(Path(cfg.results), run.cluster.name, sweep)
+    earlier = folder.record(run.run_id)
+    attempt = earlier.attempt + 1 if earlier else 1
+    folder.note("running", run.run_id, attempt=attempt)
+    try:
+        record = supervise(run, folder.run_folder(run.run_id), attempt)
+    except Interrupted:
+        folder.note("ended", run.run_id, attempt=attempt, status="cancelled")
+        raise
+    folder.note("ended", run.run_id, attempt=attempt, status=record.status)
+    return record
+
+
+def _task(cfg: DictConfig) -> Record:
+    """What Hydra calls. A user's mistake leaves as SystemExit, past Hydra's own report of a failed job."""
+    try:
+        if not _in_sweep() and cfg.plan:
+            raise UserError("plan=true: only a sweep has a plan; add --multirun, or type make plan")
+        record = run_job(cfg)
+    except (UserError, OSError) as error:
+        raise SystemExit(_say(error)) from error
+    if not _in_sweep():
+        from benchmarks.console import outcome
+
+        print(outcome(record))
+        if record.status != "ok":
+            raise SystemExit(1)
+    return record
+
+
+def _in_sweep() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def main() -> None:
+    """Run; a user's mistake ends with one line and exit code 2, an interruption with 128 + its signal."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come through as exceptions, and end as one line here
+    try:
+        hydra.main(version_base="1.3", config_path="../conf", config_name="config")(_task)()
+    except (UserError, OSError, *HYDRA_ERRORS) as error:
+        sys.exit(_say(error))
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + (stop.number if isinstance(stop, Interrupted) else 2))
+
+
+def _say(error: BaseException) -> int:
+    """Print an error as one line; returns the exit code."""
+    if isinstance(error, UserError):
+        line, code = str(error), error.exit_code
+    elif isinstance(error, HYDRA_ERRORS):
+        line, code = one_line(error), UserError.exit_code
+    else:
+        assert isinstance(error, OSError)
+        line, code = f"{error.filename or 'results'}: {error.strerror or error}", 1
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

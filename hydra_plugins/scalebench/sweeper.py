@@ -1,0 +1,109 @@
+"""The sweeper: hands Hydra's overrides to `benchmarks.sweep`, and each planned run to Hydra's launcher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.composed import CONTROL_KEYS, run_mapping
+from benchmarks.console import SweepProgress, show_plan, shown_keys
+from benchmarks.errors import ConfigError
+from benchmarks.folder import SweepFolder
+from benchmarks.record import OWN_FAULT
+from benchmarks.sweep import PlannedRun, override, plan, read_sweep
+
+
+class ScalebenchSweeper(Sweeper):
+    """Plans a sweep of `conf/sweep/` and launches what is missing, one run after another, through any launcher."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's hook: keep the composed configuration and make the launcher."""
+        from hydra.core.plugins import Plugins
+
+        self.composed = config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Plan, show or run. `arguments` are the command line's overrides, as typed."""
+        cfg = self.composed
+        overrides = OverridesParser.create().parse_overrides(arguments)
+        axes, passed_on = _split(overrides)
+        definition = OmegaConf.to_container(cfg.sweep, resolve=True)
+        assert isinstance(definition, dict)
+        base = run_mapping(_without(cfg, axes), cfg.sweep.name)
+        the_plan = plan(override(read_sweep({str(k): v for k, v in definition.items()}), axes), base)
+        path = Path(cfg.results) / cfg.cluster.name / cfg.sweep.name
+        if cfg.plan:
+            folder = SweepFolder(path)
+            show_plan(the_plan, folder, folder.remaining(the_plan, cfg.max_attempts))
+            return
+        folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, cfg.sweep.name)
+        with folder.lock():
+            folder.write_manifest(the_plan, shown_keys(the_plan))
+            self._run(folder, folder.remaining(the_plan, cfg.max_attempts), passed_on)
+
+    def _run(self, folder: SweepFolder, runs: list[PlannedRun], passed_on: list[str]) -> None:
+        with SweepProgress(folder.path.name, len(runs)) as progress:
+            for number, run in enumerate(runs):
+                progress.running(run.config.run_id)
+                [job] = self.launcher.launch([[*passed_on, *_as_overrides(run)]], initial_job_idx=number)
+                progress.finished(job.return_value)
+        print(f"{progress.summary()}; results in {folder.path}")
+        if any(status != "ok" and status not in OWN_FAULT for status in progress.statuses):
+            raise SystemExit(1)
+
+
+def _split(overrides: list[Override]) -> tuple[dict[str, Any], list[str]]:
+    """The overrides that are axes, with their values; and those that only say which sweep, where and how."""
+    axes: dict[str, Any] = {}
+    passed_on: list[str] = []
+    for item in overrides:
+        key = item.key_or_group
+        if key.partition(".")[0] in (*CONTROL_KEYS, "cluster"):
+            if item.is_sweep_override():
+                raise ConfigError(f"{item.input_line}: cannot be an axis of a sweep; give one value")
+            passed_on.append(str(item.input_line))
+        elif item.is_sweep_override():
+            axes[key] = [_plain(value) for value in item.sweep_iterator()]
+        else:
+            axes[key] = _plain(item.value())
+    return axes, passed_on
+
+
+def _plain(value: object) -> object:
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def _without(cfg: DictConfig, axes: Mapping[str, Any]) -> DictConfig:
+    """The composed configuration less what the axes set: Hydra has put `1,2` where a number belongs."""
+    bare = cfg.copy()
+    for key in axes:
+        if "." not in key and not OmegaConf.is_dict(bare.get(key)):
+            OmegaConf.update(bare, key, None, force_add=True)
+    return bare
+
+
+def _as_overrides(run: PlannedRun) -> list[str]:
+    return [f"{key}={_quoted(value)}" for key, value in run.settings.items()]
+
+
+def _quoted(value: object) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_quoted(item) for item in value)}]"
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
