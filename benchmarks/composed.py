@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks.config import RunConfig
+from benchmarks.errors import UserError
 from benchmarks.hardware import fill_in
 
 # Keys of the composed configuration that say how to run, not what; RunConfig does not know them.
@@ -21,3 +24,16 @@ def run_mapping(cfg: DictConfig, sweep: str) -> dict[str, Any]:
         if isinstance(variant, dict):
             variant.pop("needs", None)  # rules of the axis's entry, not options
     return {**fill_in(mapping), "sweep": sweep}
+
+
+def check_data_folder(run: RunConfig) -> None:
+    """Before anything starts on this machine: the data set's folder is there, or may be fetched.
+
+    Raises:
+        UserError: it is missing.
+    """
+    root = run.data.options.get("root")
+    if isinstance(root, str) and not run.data.options.get("download") and not Path(root).is_dir():
+        raise UserError(
+            f"data.root={root}: no such folder; name the one that holds {run.data.name}, or set data.download=true"
+        )

@@ -103,7 +103,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         try:
             run = msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
-            raise _one_line(error, values) from error
+            raise one_line(error, values) from error
         run._check_possible()
         return run
 
@@ -273,7 +273,7 @@ def _batches(values: Mapping[str, Any]) -> dict[str, int]:
     return {"batch_per_worker": per_worker, "global_batch": per_worker * workers}
 
 
-def _one_line(error: msgspec.ValidationError, values: Mapping[str, Any]) -> ConfigError:
+def one_line(error: msgspec.ValidationError, values: Mapping[str, Any], prefix: str = "") -> ConfigError:
     """msgspec's error with the key and the value that it speaks of, in the project's words."""
     text, _, path = str(error).partition(" - at `$.")
     key = path.rstrip("`")
@@ -283,12 +283,14 @@ def _one_line(error: msgspec.ValidationError, values: Mapping[str, Any]) -> Conf
     if match := re.search(r"missing required field `(.*?)`", text):
         return ConfigError(f"{match.group(1)}: must be given")
     found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
+    for part in re.split(r"[.\[]", key):
+        found = found.get(part) if isinstance(found, Mapping) else found
     if key == "device" or key.endswith(".device"):
         return unknown(key, found, ("auto", "cpu", "cuda"))
-    wanted = text.removeprefix("Expected ").split(", got")[0].replace("`", "").replace("int", "a whole number")
-    return ConfigError(f"{key}={found}: must be {wanted}")
+    wanted = text.removeprefix("Expected ").split(", got")[0].replace("`", "")
+    for name, words in {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}.items():
+        wanted = re.sub(rf"\b{name}\b", words, wanted)
+    return ConfigError(f"{prefix}{key}={found}: must be {wanted}")
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Option]:

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from benchmarks.composed import run_mapping
+from benchmarks.composed import check_data_folder, run_mapping
 from benchmarks.config import RunConfig
 from benchmarks.errors import UserError
 from benchmarks.folder import SweepFolder
@@ -39,6 +39,7 @@ def run_job(cfg: DictConfig) -> Record:
     if mapping["threads_per_worker"] is None:
         mapping["threads_per_worker"] = threads_of_single_run(mapping["cluster"]["cores_per_node"], mapping["workers"])
     run = RunConfig.from_mapping(mapping)
+    check_data_folder(run)
     folder = SweepFolder.create(Path(cfg.results), run.cluster.name, sweep)
     earlier = folder.record(run.run_id)
     attempt = earlier.attempt + 1 if earlier else 1

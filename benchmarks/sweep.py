@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from benchmarks import rules
-from benchmarks.config import VARIANT_AXES, Option, RunConfig, flatten, names_on, variant_file
+from benchmarks.config import VARIANT_AXES, Option, RunConfig, flatten, one_line, variant_file
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
 
 Settings = dict[str, Option]
@@ -76,10 +76,13 @@ def read_sweep(mapping: Mapping[str, Any]) -> Sweep:
     """Validate a sweep's definition. Raises ConfigError with one line."""
     for key in mapping.keys() - set(Sweep.__struct_fields__):
         raise unknown("key of sweep", key, Sweep.__struct_fields__)
+    for kind in mapping.get("scaling") or ():
+        if kind not in FIXED_BATCH:
+            raise unknown("sweep.scaling", kind, FIXED_BATCH)
     try:
         return msgspec.convert(mapping, Sweep)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"sweep={mapping.get('name')}: {error}") from error
+        raise one_line(error, mapping, prefix="sweep.") from error
 
 
 def expand(values: Any) -> list[Option]:
@@ -256,8 +259,3 @@ def varying(runs: Sequence[PlannedRun]) -> list[str]:
     keys = dict.fromkeys(key for flat in flats for key in flat)
     differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
     return [key for key in differing if key not in ("repeat", "seed")]
-
-
-def sweep_names() -> list[str]:
-    """The named sweeps, for messages."""
-    return names_on("sweep")

@@ -27,6 +27,7 @@ import torch._dynamo
 import torch.distributed as dist
 
 from benchmarks.config import RunConfig
+from benchmarks.data import DataError
 from benchmarks.errors import UserError
 from benchmarks.heartbeat import Heartbeat
 from benchmarks.merge import Failure, RankResult, log_path, result_path
@@ -152,7 +153,9 @@ def _classify(error: Exception, phase: str) -> Failure:
     text = str(error)
     lowered = text.lower()
     status: Status = "error"
-    if isinstance(error, UserError):
+    if isinstance(error, DataError):
+        status = "error"  # the files may be there next time
+    elif isinstance(error, UserError):
         status = "invalid"
     elif isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in lowered for words in _OUT_OF_MEMORY):
         status = "oom"

@@ -13,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.composed import CONTROL_KEYS, run_mapping
+from benchmarks.composed import CONTROL_KEYS, check_data_folder, run_mapping
 from benchmarks.console import SweepProgress, show_plan, shown_keys
 from benchmarks.errors import ConfigError
 from benchmarks.folder import SweepFolder
@@ -47,6 +47,8 @@ class ScalebenchSweeper(Sweeper):
             folder = SweepFolder(path)
             show_plan(the_plan, folder, folder.remaining(the_plan, cfg.max_attempts))
             return
+        for run in the_plan.runs:
+            check_data_folder(run.config)
         folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, cfg.sweep.name)
         with folder.lock():
             folder.write_manifest(the_plan, shown_keys(the_plan))

@@ -1,0 +1,1 @@
+"""Tests: known answers, equivalence with a reference, injected faults, real tools."""

@@ -1,0 +1,48 @@
+"""Shared by all tests: a base configuration, and runs made from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# Before the fork server starts: workers inherit its environment.
+os.environ["SCALEBENCH_EXTRA"] = str(PROJECT / "tests" / "extra")
+
+from benchmarks.config import CONF_DIR, VARIANT_AXES, RunConfig, variant_file  # noqa: E402
+from benchmarks.sweep import apply  # noqa: E402
+
+MakeRun = Callable[..., RunConfig]
+
+
+def base_mapping(**settings: Any) -> dict[str, Any]:
+    """What Hydra composes of `conf/config.yaml` for a CPU of two cores, with dotted settings (`__` for the dot)."""
+    keys = msgspec.yaml.decode((CONF_DIR / "config.yaml").read_bytes(), type=dict[str, Any])
+    choices = {
+        axis: name for default in keys.pop("defaults") if isinstance(default, dict) for axis, name in default.items()
+    }
+    for key in ("hydra", "results", "plan", "max_attempts"):
+        del keys[key]
+    base = {axis: {"name": choices[axis], **variant_file(axis, choices[axis]).defaults} for axis in VARIANT_AXES}
+    cluster = {"name": "local", "device": "auto", "cores_per_node": 2, "gpus_per_node": 0}
+    plain = {**keys, **base, "cluster": cluster, "device": "cpu", "threads_per_worker": 1, "sweep": "test"}
+    return apply(plain, {key.replace("__", "."): value for key, value in settings.items()})
+
+
+@pytest.fixture
+def make_run() -> MakeRun:
+    """A run of the smallest kind, with settings."""
+
+    def make(**settings: Any) -> RunConfig:
+        defaults = {"workload": "mlp", "batch_per_worker": 16, "steps": 5, "warmup_steps": 1, "run_limit_s": 60}
+        if "global_batch" in settings:
+            del defaults["batch_per_worker"]
+        return RunConfig.from_mapping(base_mapping(**defaults | settings))
+
+    return make

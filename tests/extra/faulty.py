@@ -1,0 +1,53 @@
+"""A workload that goes wrong on purpose, on one rank and from one step on: what the suite must survive and name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.workload import ImageShape, workloads
+
+
+@workloads.register("faulty")
+def faulty(image: ImageShape, *, fault: str, rank: int, call: int, sleep_s: float) -> nn.Module:
+    """A linear classifier with one fault."""
+    return _Faulty(image, fault if rank == int(os.environ.get("RANK", "0")) else "none", call, sleep_s)
+
+
+class _Faulty(nn.Module):
+    def __init__(self, image: ImageShape, fault: str, call: int, sleep_s: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(image.channels * image.size**2, image.classes)
+        self.first_call, self.calls, self.sleep_s = call, 0, sleep_s
+        self.faults: dict[str, Callable[[], None]] = {
+            "none": lambda: None,
+            "sleep": lambda: time.sleep(self.sleep_s),
+            "raise": self._raise,
+            "exhaust": lambda: torch.empty(2**60).zero_() and None,
+            "hang": lambda: time.sleep(3600),
+            "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "nan": lambda: None,
+            "perturb": self._perturb,
+        }
+        self.fault = fault
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images.flatten(1))
+        if self.calls >= self.first_call:
+            self.faults[self.fault]()
+            if self.fault == "nan":
+                logits = logits * float("nan")
+        self.calls += 1
+        return logits
+
+    def _raise(self) -> None:
+        raise ZeroDivisionError("broken on purpose")
+
+    @torch.no_grad()
+    def _perturb(self) -> None:
+        self.linear.weight[0, 0] += 1e-6
