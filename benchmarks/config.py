@@ -35,8 +35,8 @@ NonNegative = Annotated[int, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 # What says where and with whose money a run happens, not what is measured: no part of a run's identity.
-_NOT_IDENTITY = ("sweep", "cluster", "data.root", "data.download", "run_limit_s", "hang_limit_s")
-_NOT_CELL = ("seed", "repeat")
+NOT_IDENTITY = ("sweep", "cluster", "data.root", "data.download", "run_limit_s", "hang_limit_s")
+NOT_CELL = ("seed", "repeat")
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +149,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def cell_id(self) -> str:
         """The same for all repeats of one cell."""
-        return self._id(_NOT_IDENTITY + _NOT_CELL)
+        return self._id(NOT_IDENTITY + NOT_CELL)
 
     @property
     def run_id(self) -> str:
@@ -157,7 +157,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
         Example: `lenet-ddp-w2-b64-fp32-r0-1f3a9c2b7d40`.
         """
-        return self._id(_NOT_IDENTITY, f"-r{self.repeat}")
+        return self._id(NOT_IDENTITY, f"-r{self.repeat}")
 
     def _id(self, left_out: tuple[str, ...], suffix: str = "") -> str:
         kept = {

@@ -66,7 +66,7 @@ def show_plan(plan: Plan, folder: SweepFolder, remaining: list[PlannedRun]) -> N
         table.add_row(*[str(flat.get(key)) for key in keys], str(repeats))
     console.print(table)
     for drop in plan.dropped:
-        shown = " ".join(f"{key}={value}" for key, value in drop.settings.items() if key not in plan.sweep.fixed)
+        shown = " ".join(f"{key}={value}" for key, value in drop.settings.items())
         console.print(f"dropped: {shown}: {drop.reason}", markup=False)
     threads = sorted({run.config.threads_per_worker for run in plan.runs})
     console.print(

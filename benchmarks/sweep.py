@@ -53,7 +53,7 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
-    """A point of the grid that is not run."""
+    """A point of the grid that is not run. Its settings are those of the axes."""
 
     settings: Settings
     reason: str
@@ -139,7 +139,8 @@ def plan(sweep: Sweep, base: Mapping[str, Any]) -> Plan:
     for settings in points:
         reason, repeats = _repeats(settings, sweep, base, shared)
         if reason:
-            dropped.setdefault(repr(settings), Dropped(settings=settings, reason=reason))
+            shown = {key: value for key, value in settings.items() if key not in sweep.fixed}
+            dropped.setdefault(repr(shown), Dropped(settings=shown, reason=reason))
         for run in repeats:
             runs.setdefault(run.config.run_id, run)
     if not runs:

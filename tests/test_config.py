@@ -134,5 +134,5 @@ def test_a_variant_of_ones_own_needs_its_name_in_its_file(tmp_path: Path, monkey
     with pytest.raises(ConfigError, match=r"mine.yaml: the key name must be mine, as the file's"):
         variant_file("strategy", "mine")
     monkeypatch.setenv("SCALEBENCH_EXTRA", str(tmp_path / "absent"))
-    with pytest.raises(ConfigError, match="SCALEBENCH_EXTRA=.*: no such folder"):
+    with pytest.raises(ConfigError, match=r"SCALEBENCH_EXTRA=.*: no such folder"):
         variant_file("strategy", "mine")

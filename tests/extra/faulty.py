@@ -28,7 +28,7 @@ class _Faulty(nn.Module):
             "none": lambda: None,
             "sleep": lambda: time.sleep(self.sleep_s),
             "raise": self._raise,
-            "exhaust": lambda: torch.empty(2**60).zero_() and None,
+            "exhaust": self._exhaust,
             "hang": lambda: time.sleep(3600),
             "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "nan": lambda: None,
@@ -47,6 +47,10 @@ class _Faulty(nn.Module):
 
     def _raise(self) -> None:
         raise ZeroDivisionError("broken on purpose")
+
+    @staticmethod
+    def _exhaust() -> None:
+        torch.empty(2**60)
 
     @torch.no_grad()
     def _perturb(self) -> None:

@@ -1,0 +1,241 @@
+"""Read a sweep's folder: what was planned, and of every record the few numbers that its cell needs.
+
+Raw series are not kept: a record shrinks to its time per step and the resampled means of its steps, so memory stays
+bounded and time grows linearly with the number of records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis import metrics
+from analysis.statistics import Floats, step_factors
+from benchmarks.config import Option, flatten
+from benchmarks.errors import UserError
+from benchmarks.folder import MANIFEST_NAME, Manifest, SweepFolder
+from benchmarks.record import RECORD_NAME, Record, RecordError, read_record
+
+MANIFEST_VERSION = 1
+_NO_SWEEP = "run `make sweep` first, or name a sweep's folder"
+
+
+@dataclass(kw_only=True, slots=True)
+class Measured:
+    """The numbers of one `ok` run."""
+
+    step_time_s: float
+    factors: Floats
+    steps: int
+    epoch_time_s: float | None
+    accuracy: float | None
+    straggler_ratio: float | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """One record. `measured` is None where the run gives no number, and then `status` is not `ok`."""
+
+    run_id: str
+    repeat: int
+    status: str
+    reason: str | None
+    measured: Measured | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Cell:
+    """One point of the grid with the records of its repeats."""
+
+    cell_id: str
+    config: dict[str, Option]
+    """Flat, with dotted keys."""
+    workers: int
+    global_batch: int
+    batch_per_worker: int
+    planned: set[str] = field(default_factory=set)
+    runs: list[Run] = field(default_factory=list)
+    notes: set[str] = field(default_factory=set)
+
+
+@dataclass(kw_only=True, slots=True)
+class Loaded:
+    """A sweep's folder as read."""
+
+    folder: Path
+    manifest: Manifest | None
+    cells: list[Cell]
+    problems: list[str]
+    """One line for each file that was skipped."""
+    unreadable: int
+
+
+def newest_sweep(results: Path) -> Path:
+    """The sweep of `results/<cluster>/<sweep>` whose manifest or record was written last.
+
+    Raises:
+        UserError: there is none.
+    """
+    sweeps = [(stamp, folder) for folder in results.glob("*/*") if (stamp := _last_written(folder)) is not None]
+    if not sweeps:
+        raise UserError(f"{results}: no sweep's results here; {_NO_SWEEP}")
+    return max(sweeps)[1]
+
+
+def _last_written(folder: Path) -> float | None:
+    return max((path.stat().st_mtime for path in _sweep_files(folder)), default=None)
+
+
+def _sweep_files(folder: Path) -> Iterator[Path]:
+    """The manifest and the records of a folder, those that exist, in a fixed order."""
+    if (manifest := folder / MANIFEST_NAME).is_file():
+        yield manifest
+    yield from _record_files(folder)
+
+
+def _record_files(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for entry in entries if (path := entry / RECORD_NAME).is_file()]
+
+
+def load_cells(folder: Path) -> Loaded:
+    """Read a sweep's manifest and all its records.
+
+    Files that cannot be read are named in `problems`; the rest counts.
+
+    Raises:
+        UserError: no such folder, or neither a manifest nor a record in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {_NO_SWEEP}")
+    if next(_sweep_files(folder), None) is None:
+        inside = sorted({path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{MANIFEST_NAME}")})
+        hint = f"did you mean {', '.join(map(str, inside[:3]))}?" if inside else _NO_SWEEP
+        raise UserError(f"{folder}: neither a manifest nor a record in this folder; {hint}")
+    loaded = Loaded(folder=folder, manifest=None, cells=[], problems=[], unreadable=0)
+    cells: dict[str, Cell] = {}
+    _read_manifest(loaded, cells)
+    _read_records(loaded, cells)
+    for cell in cells.values():
+        cell.runs.sort(key=lambda run: (run.repeat, run.run_id))
+    loaded.cells = list(cells.values())
+    return loaded
+
+
+def _read_manifest(loaded: Loaded, cells: dict[str, Cell]) -> None:
+    manifest = SweepFolder(loaded.folder).manifest()
+    path = loaded.folder / MANIFEST_NAME
+    if manifest is None or manifest.schema_version != MANIFEST_VERSION:
+        what = (
+            "not there"
+            if not path.exists()
+            else f"schema version {manifest.schema_version}"
+            if manifest
+            else "not readable"
+        )
+        loaded.problems.append(f"{path}: {what}; what was planned and dropped is not known")
+        return
+    loaded.manifest = manifest
+    for run in manifest.runs:
+        try:
+            cell = cells.get(run.cell_id) or cells.setdefault(run.cell_id, _cell(run.cell_id, run.config))
+        except ValueError as error:
+            loaded.problems.append(f"{path}: run {run.run_id}: {error}")
+            continue
+        cell.planned.add(run.run_id)
+
+
+def _read_records(loaded: Loaded, cells: dict[str, Cell]) -> None:
+    seen: dict[str, Path] = {}
+    for path in _record_files(loaded.folder):
+        try:
+            record = read_record(path)
+            if record.run_id in seen:
+                raise ValueError(f"{path}: the same run as {seen[record.run_id]}")
+            own = _cell(record.cell_id, record.config)
+            cell = cells.get(record.cell_id, own)
+            _check_same_point(record, own, cell)
+            run = _run(record)
+        except (RecordError, ValueError) as error:
+            text = str(error)
+            loaded.problems.append(text if text.startswith(str(path)) else f"{path}: {text}")
+            loaded.unreadable += 1
+            continue
+        seen[record.run_id] = path
+        cells.setdefault(record.cell_id, cell)
+        cell.runs.append(run)
+        if run.measured:
+            cell.notes.update(record.notes)
+
+
+def _cell(cell_id: str, config: dict[str, Any]) -> Cell:
+    """A cell from a canonical configuration. Raises ValueError where that lacks what a cell needs."""
+    flat = flatten(config)
+    numbers = {key: flat.get(key) for key in ("workers", "global_batch", "batch_per_worker")}
+    for key, value in numbers.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"configuration has {key}={value}, not a whole number from 1")
+    return Cell(cell_id=cell_id, config=flat, **numbers)  # type: ignore[arg-type]
+
+
+def _check_same_point(record: Record, own: Cell, cell: Cell) -> None:
+    """Raise ValueError where a record contradicts itself or the cell that it says it belongs to."""
+    if record.workers != own.workers:
+        raise ValueError(f"workers={record.workers}, but {own.workers} in its configuration")
+    if (own.workers, own.global_batch) != (cell.workers, cell.global_batch):
+        raise ValueError(
+            f"workers={own.workers}, global_batch={own.global_batch}, but its cell {cell.cell_id} has "
+            f"workers={cell.workers}, global_batch={cell.global_batch}"
+        )
+
+
+def _run(record: Record) -> Run:
+    status: str = record.status
+    reason = f"{record.reason.kind}: {record.reason.message}" if record.reason else None
+    measured = None
+    if status == "ok":
+        defect = _defect(record)
+        measured = None if defect else _measure(record)
+        status, reason = ("invalid", defect) if defect else (status, reason)
+    return Run(run_id=record.run_id, repeat=record.repeat, status=status, reason=reason, measured=measured)
+
+
+def _defect(record: Record) -> str | None:
+    """Why a record that calls itself ok gives no number; None where it does."""
+    for check in record.sanity:
+        if not check.passed:
+            return f"check {check.name} failed: {check.detail}"
+    window = record.window
+    if window is None or not window.spans:
+        return "no timed window"
+    samples, wall = sum(span.samples for span in window.spans), sum(span.wall_time_s for span in window.spans)
+    steps = sum(span.steps for span in window.spans)
+    if samples <= 0 or not (math.isfinite(wall) and wall > 0):
+        return f"the window has {samples} samples in {wall} s"
+    total = sum(window.step_time_s)
+    if len(window.step_time_s) != steps or not (math.isfinite(total) and total > 0):
+        return f"the window has {len(window.step_time_s)} step times that sum to {total} s, for {steps} steps"
+    if sum(window.samples) != samples:
+        return f"the window's steps have {sum(window.samples)} samples, its spans {samples}"
+    return None
+
+
+def _measure(record: Record) -> Measured:
+    assert record.window is not None
+    spans = record.window.spans
+    wall, samples = sum(span.wall_time_s for span in spans), sum(span.samples for span in spans)
+    epochs = record.config.get("epochs")
+    return Measured(
+        step_time_s=metrics.step_time_s(wall, samples, record.config["global_batch"]),
+        factors=step_factors(record.window.step_time_s),
+        steps=len(record.window.step_time_s),
+        epoch_time_s=metrics.epoch_time_s(wall, epochs) if type(epochs) is int and epochs > 0 else None,
+        accuracy=record.evaluation[-1].accuracy if record.evaluation else None,
+        straggler_ratio=metrics.straggler_ratio([rank.own_time_s for rank in record.ranks]),
+    )

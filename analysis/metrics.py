@@ -1,0 +1,83 @@
+"""The measures, as pure functions: every one takes floats or equally long arrays and returns the same.
+
+N is a number of workers, N0 that of the base (the smallest that was measured at the same everything else), T a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+
+def step_time_s(wall_time_s: float, samples: float, global_batch: int) -> float:
+    """Seconds for one full global batch: `wall_time_s * global_batch / samples`.
+
+    For full batches this is the wall time over the number of steps. Where an epoch ends on a smaller batch it is not:
+    the number of steps then says less about the work than the number of samples does.
+    """
+    return wall_time_s * global_batch / samples
+
+
+def throughput_samples_per_s(step_time: Number, global_batch: int) -> Number:
+    """Samples of all workers per second: `global_batch / step_time`, which is samples over the window's wall time.
+
+    Taken from the median time, so that several repeats are summarised as rates must be: by their times (Hoefler and
+    Belli, SC15, rule 3).
+    """
+    return global_batch / step_time
+
+
+def epoch_time_s(wall_time_s: float, epochs: int) -> float:
+    """Seconds for one pass over the training data, without evaluation."""
+    return wall_time_s / epochs
+
+
+def speedup(base_time: Number, time: Number) -> Number:
+    """Strong scaling, the same global batch: `T(N0) / T(N)`; ideal is N / N0."""
+    return base_time / time
+
+
+def efficiency(base_time: Number, time: Number, base_workers: int, workers: int) -> Number:
+    """Strong scaling: `speedup * N0 / N`; ideal is 1."""
+    return base_time / time * base_workers / workers
+
+
+def weak_efficiency(base_time: Number, time: Number) -> Number:
+    """Weak scaling, the same batch per worker: `T(N0) / T(N)` with T per step; ideal is 1.
+
+    It is a ratio of times below which more work is done; it is no speed-up.
+    """
+    return base_time / time
+
+
+def scaled_speedup(base_time: Number, time: Number, base_workers: int, workers: int) -> Number:
+    """Weak scaling: `weak_efficiency * N / N0` with T per step; ideal is N / N0 (Gustafson's reading)."""
+    return base_time / time * workers / base_workers
+
+
+def epoch_speedup(base_epoch_time: Number, epoch_time: Number) -> Number:
+    """The epoch convention: a fixed data set, a fixed batch per worker, T per epoch: `T(N0) / T(N)`.
+
+    More workers make fewer steps of the same length, so this equals the scaled speed-up.
+    """
+    return base_epoch_time / epoch_time
+
+
+def ideal_speedup(workers: Number, base_workers: int) -> Number:
+    """The line through the base: `N / N0`."""
+    return workers / base_workers
+
+
+def straggler_ratio(own_time_s: Sequence[float]) -> float | None:
+    """The slowest rank's own time over the median rank's; 1 is balanced, None where nothing was measured.
+
+    Own time excludes waiting for other ranks: where all ranks move in step, only it tells them apart.
+    """
+    middle = median(own_time_s) if own_time_s else 0.0
+    return max(own_time_s) / middle if middle > 0 else None

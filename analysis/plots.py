@@ -1,0 +1,284 @@
+"""Figures of a report: throughput, speed-up and efficiency over the number of workers, strong beside weak.
+
+Legible in print and without colour: 3.5 inches for a panel (a journal's column), text of 7 to 8 points, and every
+series has its own marker and line style besides its colour.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from analysis.columns import OVERSUBSCRIBED, clean
+from analysis.schema import Estimate, Kind, Report, ScalingPoint, Series
+from benchmarks.config import VARIANT_AXES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL_WIDTH_IN, _PANEL_HEIGHT_IN = 3.5, 3.3
+_MOST_LINES = 8
+_MOST_ROWS = 6
+_LONGEST_LABEL = 24
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_LINES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (6, 1, 1, 1)),
+    (0, (3, 1)),
+    (0, (8, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (1, 2)),
+)
+_GREY = "0.45"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measure:
+    """What one figure shows."""
+
+    name: str
+    title: str
+    label: Callable[[Kind], str]
+    of: Callable[[ScalingPoint], Estimate | None]
+    ideal: Literal["none", "proportional", "one"]
+
+
+_MEASURES = (
+    _Measure(
+        name="throughput",
+        title="Throughput",
+        label=lambda _: "throughput [samples/s]",
+        of=lambda point: point.throughput_samples_per_s,
+        ideal="none",
+    ),
+    _Measure(
+        name="speedup",
+        title="Speed-up",
+        label=lambda kind: "speed-up T(N0)/T(N)" if kind == "strong" else "scaled speed-up",
+        of=lambda point: point.speedup,
+        ideal="proportional",
+    ),
+    _Measure(
+        name="efficiency",
+        title="Efficiency",
+        label=lambda kind: "efficiency (strong)" if kind == "strong" else "efficiency (weak)",
+        of=lambda point: point.efficiency,
+        ideal="one",
+    ),
+)
+
+
+def figures(report: Report) -> dict[str, bytes]:
+    """All figures as files: name to content, PNG and SVG. Empty where no series has a number yet."""
+    rows = _rows(report)
+    if not any(series.base for series in [*report.strong, *report.weak]):
+        return {}
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    files = {}
+    with warnings.catch_warnings(), mpl.rc_context():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks is drawn as boxes
+        _style()
+        for measure in _MEASURES:
+            figure = _draw(report, rows, measure)
+            for kind, options in (("png", {"dpi": 300}), ("svg", {"metadata": {"Date": None}})):
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=kind, **options)
+                files[f"{measure.name}.{kind}"] = buffer.getvalue()
+    return files
+
+
+def _style() -> None:
+    import matplotlib as mpl
+    import seaborn as sns
+
+    small = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7}
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=small | {"ytick.labelsize": 7})
+    mpl.rcParams["svg.hashsalt"] = "scalebench"
+
+
+def _kinds(report: Report) -> list[Kind]:
+    kinds: tuple[Kind, ...] = ("strong", "weak")
+    return [kind for kind in kinds if _of_kind(report, kind)]
+
+
+def _of_kind(report: Report, kind: Kind) -> list[Series]:
+    return report.strong if kind == "strong" else report.weak
+
+
+def _rows(report: Report) -> list[tuple[str, dict[Kind, list[Series]]]]:
+    """Title and series of each row of panels: one for a workload, more where its series would crowd a panel."""
+    groups: dict[str, dict[Kind, list[Series]]] = defaultdict(dict)
+    for kind in _kinds(report):
+        for series in _of_kind(report, kind):
+            groups[series.group].setdefault(kind, []).append(series)
+    rows = []
+    for group, kinds in groups.items():
+        parts = math.ceil(max(map(len, kinds.values())) / _MOST_LINES)
+        for part in range(parts):
+            title = _text(group) + (f" ({part + 1} of {parts})" if parts > 1 else "")
+            shown = slice(part * _MOST_LINES, (part + 1) * _MOST_LINES)
+            rows.append((title, {kind: series[shown] for kind, series in kinds.items()}))
+    return rows
+
+
+def _draw(report: Report, rows: Sequence[tuple[str, dict[Kind, list[Series]]]], measure: _Measure) -> Figure:
+    from matplotlib.figure import Figure
+
+    kinds, drawn = _kinds(report), rows[:_MOST_ROWS]
+    size = (_PANEL_WIDTH_IN * len(kinds), _PANEL_HEIGHT_IN * len(drawn))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(drawn), len(kinds), squeeze=False)
+    for (title, of_kind), line in zip(drawn, panels, strict=True):
+        for kind, axes in zip(kinds, line, strict=True):
+            if of_kind.get(kind):
+                axes.set_title(f"{measure.title}, {kind} scaling: {title}")
+                _panel(axes, of_kind[kind], kind, measure)
+            else:
+                axes.set_axis_off()
+    left_out = sum(len(series) for _, of_kind in rows[_MOST_ROWS:] for series in of_kind.values())
+    if left_out:
+        figure.supxlabel(f"{left_out} more series are in the tables only", fontsize=7, color=_GREY)
+    return figure
+
+
+def _panel(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -> None:
+    import seaborn as sns
+
+    colours = sns.color_palette("colorblind", _MOST_LINES)
+    _ideal(axes, found, measure)
+    failures = 0
+    for index, series in enumerate(found):
+        colour = colours[index]
+        values = [(point, value) for point in series.points if (value := measure.of(point))]
+        workers = [point.workers for point, _ in values]
+        sns.lineplot(
+            x=workers, y=[value.value for _, value in values], ax=axes, color=colour, linestyle=_LINES[index], lw=1.1,
+            errorbar=None, legend=False,
+        )  # fmt: skip
+        for point, value in values:
+            _mark(axes, point, value, _MARKERS[index], colour)
+        for point in series.points:
+            if point.failed and not point.repeats_ok:
+                # Above one another on the bottom axis, so that failures at the same number of workers stay apart.
+                height = 0.03 + 0.05 * failures
+                axes.plot(point.workers, height, "x", color=colour, ms=5, mew=1.6, transform=axes.get_xaxis_transform())
+                failures += 1
+    _axes(axes, found, kind, measure)
+    _legend(axes, found, colours, kind, measure)
+
+
+def _mark(axes: Axes, point: ScalingPoint, value: Estimate, marker: str, colour: Any) -> None:
+    face = "white" if OVERSUBSCRIBED in point.notes else colour
+    # A percentile interval need not hold the median; a bar's length cannot be negative.
+    reach = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+    axes.errorbar(
+        point.workers, value.value, yerr=reach, marker=marker, color=colour, mfc=face, mec=colour, ms=4.5, mew=0.9,
+        elinewidth=0.9, capsize=2, zorder=3,
+    )  # fmt: skip
+
+
+def _repeats(series: Series) -> str:
+    """`n=3`; where points differ, the repeats of each, by workers: `n=3,3,2`, or `n=1..3` for many points."""
+    numbers = [point.repeats_ok for point in series.points if point.repeats_ok]
+    if len(set(numbers)) <= 1:
+        return f"n={max(numbers, default=0)}"
+    return f"n={','.join(map(str, numbers))}" if len(numbers) <= 6 else f"n={min(numbers)}..{max(numbers)}"
+
+
+def _ideal(axes: Axes, found: Sequence[Series], measure: _Measure) -> None:
+    """The line through the base: one for each number of workers that a base has."""
+    if measure.ideal == "one":
+        axes.axhline(1, color=_GREY, ls="--", lw=0.9, zorder=1)
+    if measure.ideal == "proportional":
+        for base in sorted({series.base.workers for series in found if series.base}):
+            most = max(point.workers for series in found for point in series.points)
+            axes.plot([base, most], [1, most / base], color=_GREY, ls="--", lw=0.9, zorder=1)
+
+
+def _axes(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -> None:
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
+
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    workers = sorted({point.workers for series in found for point in series.points})
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(workers[0] / 2**0.25, workers[-1] * 2**0.25)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(_ticks(workers))
+    axes.xaxis.set_major_formatter(plain)
+    axes.set_xlabel("workers")
+    axes.set_ylabel(measure.label(kind))
+    if measure.ideal == "one":
+        axes.set_ylim(0, max(1.1, axes.get_ylim()[1]))
+    elif measure.ideal == "proportional":
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_locator(LogLocator(base=2))
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(visible=True, lw=0.4, color="0.9")
+    axes.set_axisbelow(True)
+
+
+def _ticks(workers: Sequence[int]) -> list[int]:
+    """The measured numbers, less those whose labels would touch."""
+    span = math.log2(workers[-1] / workers[0]) or 1.0
+    kept = [workers[0]]
+    for number in workers[1:]:
+        if math.log2(number / kept[-1]) > span / 18:
+            kept.append(number)
+    return kept
+
+
+def _legend(axes: Axes, found: Sequence[Series], colours: Sequence[Any], kind: Kind, measure: _Measure) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colours[i], ls=_LINES[i], lw=1.1, marker=_MARKERS[i], ms=4.5, label=_series_text(series))
+        for i, series in enumerate(found)
+    ]
+    points = [point for series in found for point in series.points]
+    if measure.ideal != "none":
+        handles.append(Line2D([], [], color=_GREY, ls="--", lw=0.9, label="ideal, through the base"))
+    if any(OVERSUBSCRIBED in point.notes and point.repeats_ok for point in points):
+        handles.append(
+            Line2D([], [], color="0.2", ls="", marker="o", mfc="white", ms=4.5, label="hollow: oversubscribed")
+        )
+    if any(point.failed and not point.repeats_ok for point in points):
+        handles.append(Line2D([], [], color="0.2", ls="", marker="x", ms=5, mew=1.6, label="failed, no number"))
+    batch = "global batch" if kind == "strong" else "batch per worker"
+    longest = max(len(handle.get_label()) for handle in handles)  # type: ignore[arg-type]
+    axes.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2 if longest < 27 else 1, frameon=False,
+        title=f"{batch} (n: repeats); bars: 95 % intervals", title_fontsize=7, handlelength=3.2, columnspacing=1.2,
+    )  # fmt: skip
+
+
+def _series_text(series: Series) -> str:
+    """The series' settings but its workload, which the panel's title says."""
+    shown = {key: value for key, value in series.settings.items() if key != "workload" and value is not None}
+    words = [
+        _text(str(value) if key in VARIANT_AXES else f"{key.rpartition('.')[2]}={value}")
+        for key, value in shown.items()
+    ]
+    return f"{' '.join([*words, str(series.fixed_batch)])} ({_repeats(series)})"
+
+
+def _text(value: str) -> str:
+    """A name as matplotlib must get it: no mathematics, no leading underscore (which would hide it), not too long."""
+    text = clean(value)
+    text = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
+    return text.replace("\\", "/").replace("$", r"\$").removeprefix("_") or " "

@@ -1,0 +1,156 @@
+"""What `python -m analysis.scaling --json` writes: the schema of the result. Tables and figures are made from it alone.
+
+Times in seconds, rates in samples per second, ratios without a unit. Unknown is null. Names end in their unit.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from benchmarks.config import Option
+
+SCHEMA_VERSION = 1
+
+Kind = Literal["strong", "weak"]
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """A median over repeats and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Point(msgspec.Struct, kw_only=True):
+    """One cell of the grid: all its repeats together. Only repeats that ended `ok` give numbers."""
+
+    cell_id: str
+    settings: Annotated[
+        dict[str, Option],
+        Meta(description="The settings in which the sweep's cells differ, apart from workers and batch."),
+    ]
+    workers: int
+    global_batch: int
+    batch_per_worker: int
+    status: Annotated[
+        str,
+        Meta(
+            description="`ok` where at least one repeat is; else the state of most of the failed repeats; "
+            "`planned` where no repeat has a record."
+        ),
+    ]
+    reason: Annotated[str | None, Meta(description="Why repeats are missing or failed, for people.")]
+    repeats_planned: int
+    repeats_ok: int
+    failed: Annotated[dict[str, int], Meta(description="Repeats without a number, by state.")]
+    repeats_missing: Annotated[int, Meta(description="Planned, and no record yet.")]
+    steps: Annotated[
+        int, Meta(description="Timed steps of one repeat (the fewest over repeats); 0 where there is no number.")
+    ]
+    step_time_s: Annotated[
+        Estimate | None, Meta(description="For one full global batch: window wall time x global batch / samples.")
+    ]
+    throughput_samples_per_s: Estimate | None
+    epoch_time_s: Annotated[
+        Estimate | None, Meta(description="For one pass over the data; null where the run counts steps.")
+    ]
+    accuracy: Annotated[float | None, Meta(description="Median over repeats of the last evaluation.")]
+    straggler_ratio: Annotated[
+        float | None, Meta(description="Median over repeats of the slowest rank's own time over the median rank's.")
+    ]
+    notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
+
+
+class ScalingPoint(Point, kw_only=True):
+    """A cell as a member of a series."""
+
+    speedup: Annotated[
+        Estimate | None,
+        Meta(
+            description="Strong: T(N0) / T(N). Weak: the scaled speed-up, efficiency x N / N0. "
+            "Exactly 1 for the base itself."
+        ),
+    ] = None
+    efficiency: Annotated[
+        Estimate | None, Meta(description="Strong: speed-up x N0 / N. Weak: T(N0) / T(N), T per step.")
+    ] = None
+    above_ideal: Annotated[
+        bool,
+        Meta(
+            description="The whole interval lies above the ideal: super-linear, to be explained before it is believed."
+        ),
+    ] = False
+
+
+class Base(msgspec.Struct, kw_only=True):
+    """What the ratios of a series refer to: its smallest number of workers with a number."""
+
+    cell_id: str
+    workers: int
+    step_time_s: float
+    throughput_samples_per_s: float
+
+
+class Series(msgspec.Struct, kw_only=True):
+    """Cells that differ in the number of workers only; the kind says which batch size is the same in all of them."""
+
+    kind: Kind
+    number: Annotated[int, Meta(description="Within its kind, from 1, in the order of the table.")]
+    label: str
+    settings: dict[str, Option]
+    group: Annotated[str, Meta(description="The workload; figures have a panel for each.")]
+    fixed_batch: Annotated[
+        int, Meta(description="The global batch of a strong series, the batch per worker of a weak one.")
+    ]
+    base: Annotated[Base | None, Meta(description="Null where nothing is measured yet.")]
+    points: Annotated[list[ScalingPoint], Meta(description="By number of workers.")]
+
+
+class DroppedCell(msgspec.Struct, kw_only=True):
+    """A point of the grid that the sweep does not run."""
+
+    settings: dict[str, Option]
+    reason: str
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """Runs of the sweep."""
+
+    planned: int
+    ok: int
+    failed: dict[str, int]
+    missing: int
+    unreadable: int
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """The whole result."""
+
+    schema_version: int = SCHEMA_VERSION
+    sweep: str
+    cluster: str
+    question: str
+    folder: str
+    runs: Counts
+    setting_keys: Annotated[
+        list[str], Meta(description="The keys of every point's `settings`, in the order of columns.")
+    ]
+    strong: list[Series]
+    weak: list[Series]
+    cells: Annotated[list[Point], Meta(description="All cells, those of the series among them.")]
+    outside_series: Annotated[
+        list[str], Meta(description="`cell_id`s of cells without another worker count to compare with.")
+    ]
+    dropped: list[DroppedCell]
+    problems: Annotated[
+        list[str], Meta(description="Files that were skipped and cells that were refused, one line each.")
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of `Report`, with these descriptions."""
+    return msgspec.json.schema(Report)

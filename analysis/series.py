@@ -1,0 +1,290 @@
+"""From cells to series: who is compared with whom, the ratios with their intervals, and the whole report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from analysis import metrics
+from analysis.load import Cell, Loaded, Run
+from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.statistics import Floats, bootstrap_median, interval
+from benchmarks.config import NOT_CELL, NOT_IDENTITY, VARIANT_AXES, Option
+from benchmarks.errors import UserError
+from benchmarks.sweep import FIXED_BATCH
+
+_SIZES = ("workers", "global_batch", "batch_per_worker")
+_ROUNDING = 1e-9
+"""Ratios that exceed the ideal by less are rounding, not super-linear."""
+
+
+class InvariantError(UserError):
+    """Cells that cannot be compared: what must be the same in all of them is not."""
+
+
+@dataclass(kw_only=True)
+class Result:
+    """A cell with its numbers: the point of the report, and the draws that ratios are made from."""
+
+    cell: Cell
+    point: Point
+    draws: Floats | None
+    """Of the time per step; shape (DRAWS,), seconds. None where no repeat gives a number."""
+
+
+def build_report(loaded: Loaded) -> Report:
+    """All numbers of a sweep."""
+    keys = setting_keys([cell.config for cell in loaded.cells])
+    results = sorted((_result(cell, keys) for cell in loaded.cells), key=lambda result: _order(result.point))
+    problems = list(loaded.problems)
+    strong, weak = (_all_series(kind, results, problems) for kind in ("strong", "weak"))
+    inside = {point.cell_id for series in [*strong, *weak] for point in series.points}
+    manifest = loaded.manifest
+    return Report(
+        sweep=manifest.sweep if manifest else loaded.folder.resolve().name,
+        cluster=manifest.cluster if manifest else loaded.folder.resolve().parent.name,
+        question=manifest.question if manifest else "",
+        folder=str(loaded.folder),
+        runs=_counts(loaded),
+        setting_keys=keys,
+        strong=strong,
+        weak=weak,
+        cells=[result.point for result in results],
+        outside_series=[result.point.cell_id for result in results if result.point.cell_id not in inside],
+        dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
+        if manifest
+        else [],
+        problems=problems,
+    )
+
+
+def setting_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
+    """The keys in which cells differ, apart from workers and batch sizes.
+
+    An option that follows from its variant's name (every `ddp` has the same bucket size, `single` has none) adds
+    nothing to the name and is left out.
+    """
+    keys = dict.fromkeys(key for config in configs for key in config)
+    kept = [key for key in keys if key not in (*_SIZES, *NOT_CELL) and not _is_not_identity(key)]
+    differing = [key for key in kept if len({repr(config.get(key)) for config in configs}) > 1]
+    return [key for key in differing if not _follows_from_name(key, configs)]
+
+
+def _follows_from_name(key: str, configs: Sequence[Mapping[str, Option]]) -> bool:
+    group, _, option = key.partition(".")
+    if not option or group not in VARIANT_AXES:
+        return False
+    values: dict[str, set[str]] = defaultdict(set)
+    for config in configs:
+        values[repr(config.get(group))].add(repr(config.get(key)))
+    return all(len(of_name) == 1 for of_name in values.values())
+
+
+def _is_not_identity(key: str) -> bool:
+    return any(key == out or key.startswith(f"{out}.") for out in NOT_IDENTITY)
+
+
+def _order(point: Point) -> tuple[object, ...]:
+    return (_settings_order(point.settings), point.workers, point.global_batch, point.cell_id)
+
+
+def _settings_order(settings: Mapping[str, Option]) -> tuple[tuple[float, str], ...]:
+    """Numbers by size, then texts by letter; null and true among the texts."""
+    return tuple(
+        (float(value), "")
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        else (math.inf, str(value))
+        for value in settings.values()
+    )
+
+
+def _result(cell: Cell, keys: Sequence[str]) -> Result:
+    measured = [run.measured for run in cell.runs if run.measured]
+    failed = Counter(run.status for run in cell.runs if not run.measured)
+    missing = len(cell.planned - {run.run_id for run in cell.runs})
+    draws = time = None
+    if measured:
+        times = [one.step_time_s for one in measured]
+        draws = bootstrap_median(times, [one.factors for one in measured], seed=cell.cell_id)
+        time = estimate(median(times), draws)
+    epochs = [one.epoch_time_s for one in measured if one.epoch_time_s is not None]
+    accuracies = [one.accuracy for one in measured if one.accuracy is not None]
+    stragglers = [one.straggler_ratio for one in measured if one.straggler_ratio is not None]
+    point = Point(
+        cell_id=cell.cell_id,
+        settings={key: cell.config.get(key) for key in keys},
+        workers=cell.workers,
+        global_batch=cell.global_batch,
+        batch_per_worker=cell.batch_per_worker,
+        status="ok" if measured else failed.most_common(1)[0][0] if failed else "planned",
+        reason=_reason(cell.runs, failed, missing),
+        repeats_planned=len(cell.planned | {run.run_id for run in cell.runs}),
+        repeats_ok=len(measured),
+        failed=dict(sorted(failed.items())),
+        repeats_missing=missing,
+        steps=min((one.steps for one in measured), default=0),
+        step_time_s=time,
+        throughput_samples_per_s=_rate(time, cell.global_batch),
+        epoch_time_s=_scaled(time, median(epochs) / time.value) if epochs and time else None,
+        accuracy=median(accuracies) if accuracies else None,
+        straggler_ratio=median(stragglers) if stragglers else None,
+        notes=sorted(cell.notes),
+    )
+    return Result(cell=cell, point=point, draws=draws)
+
+
+def _reason(runs: Sequence[Run], failed: Counter[str], missing: int) -> str | None:
+    """For people: `1 of 3 failed: timeout (hang: rank 1 is silent)`; None where every planned repeat gives a number."""
+    total = len(runs) + missing
+    parts = []
+    for status, number in sorted(failed.items()):
+        why = next((run.reason for run in runs if run.status == status and run.reason), None)
+        parts.append(f"{number} of {total} failed: {status}" + (f" ({why})" if why else ""))
+    if missing and missing < total:
+        parts.append(f"{missing} of {total} not run yet")
+    return "; ".join(parts) or None
+
+
+def estimate(value: float, draws: Floats) -> Estimate:
+    """A value with its interval."""
+    low, high = interval(draws)
+    return Estimate(value=value, low=low, high=high)
+
+
+def _scaled(time: Estimate, factor: float) -> Estimate:
+    return Estimate(value=time.value * factor, low=time.low * factor, high=time.high * factor)
+
+
+def _rate(time: Estimate | None, global_batch: int) -> Estimate | None:
+    """The throughput that belongs to a time; the ends of the interval change places."""
+    if time is None:
+        return None
+    value, low, high = (metrics.throughput_samples_per_s(t, global_batch) for t in (time.value, time.high, time.low))
+    return Estimate(value=value, low=low, high=high)
+
+
+def _all_series(kind: Kind, results: Sequence[Result], problems: list[str]) -> list[Series]:
+    """Every set of cells that differ in the number of workers only, where at least two numbers are planned."""
+    groups: dict[object, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[_key(kind, result.cell)].append(result)
+    found = []
+    for group in groups.values():
+        if len({result.cell.workers for result in group}) < 2:
+            continue
+        try:
+            found.append(build_series(kind, group))
+        except InvariantError as error:
+            problems.append(str(error))
+    found.sort(key=lambda series: (_settings_order(series.settings), series.fixed_batch))
+    for number, series in enumerate(found, start=1):
+        series.number = number
+    return found
+
+
+def _key(kind: Kind, cell: Cell) -> tuple[tuple[str, str], ...]:
+    """What must be the same in a series: all but the workers and the batch size that follows from them."""
+    free = {*_SIZES, *NOT_CELL} - {FIXED_BATCH[kind]}
+    kept = ((key, repr(value)) for key, value in cell.config.items() if key not in free and not _is_not_identity(key))
+    return tuple(sorted(kept))
+
+
+def check_invariant(kind: Kind, cells: Sequence[Cell]) -> None:
+    """Raise InvariantError unless the cells differ in the number of workers only, each number once.
+
+    Strong scaling needs the same global batch, weak scaling the same batch per worker, both all other settings.
+    """
+    for cell in cells:
+        if cell.global_batch != cell.batch_per_worker * cell.workers:
+            raise InvariantError(
+                f"cell {cell.cell_id}: global_batch={cell.global_batch} is not batch_per_worker x workers "
+                f"= {cell.batch_per_worker} x {cell.workers}"
+            )
+        if getattr(cell, FIXED_BATCH[kind]) != getattr(cells[0], FIXED_BATCH[kind]):
+            raise InvariantError(
+                f"cell {cell.cell_id}: {kind} scaling needs the same {FIXED_BATCH[kind]} in all cells, "
+                f"not {getattr(cells[0], FIXED_BATCH[kind])} and {getattr(cell, FIXED_BATCH[kind])}"
+            )
+        if differing := sorted(set(_key(kind, cell)) ^ set(_key(kind, cells[0]))):
+            raise InvariantError(f"cell {cell.cell_id}: {kind} scaling needs the same {differing[0][0]} in all cells")
+    numbers = Counter(cell.workers for cell in cells)
+    if twice := [cell.cell_id for cell in cells if numbers[cell.workers] > 1]:
+        raise InvariantError(f"cells {' and '.join(twice[:2])}: the same point of one {kind} series; neither is taken")
+
+
+def build_series(kind: Kind, results: Sequence[Result]) -> Series:
+    """One series from its cells, in any order. Raises InvariantError where they do not belong together."""
+    check_invariant(kind, [result.cell for result in results])
+    ordered = sorted(results, key=lambda result: result.cell.workers)
+    first = ordered[0]
+    base = next((result for result in ordered if result.draws is not None), None)
+    fixed_batch = getattr(first.cell, FIXED_BATCH[kind])
+    return Series(
+        kind=kind,
+        number=0,
+        label=_label(first, kind, fixed_batch),
+        settings=first.point.settings,
+        group=str(first.cell.config.get("workload")),
+        fixed_batch=fixed_batch,
+        base=_base(base),
+        points=[_scaling_point(kind, result, base) for result in ordered],
+    )
+
+
+def _label(result: Result, kind: Kind, fixed_batch: int) -> str:
+    shown = {key: result.cell.config.get(key) for key in ("workload", "strategy")} | result.point.settings
+    words = [
+        str(value) if key in VARIANT_AXES else f"{key}={value}" for key, value in shown.items() if value is not None
+    ]
+    return f"{' '.join(words)}, {'global batch' if kind == 'strong' else 'batch per worker'} {fixed_batch}"
+
+
+def _base(result: Result | None) -> Base | None:
+    if result is None or result.point.step_time_s is None or result.point.throughput_samples_per_s is None:
+        return None
+    return Base(
+        cell_id=result.cell.cell_id,
+        workers=result.cell.workers,
+        step_time_s=result.point.step_time_s.value,
+        throughput_samples_per_s=result.point.throughput_samples_per_s.value,
+    )
+
+
+def _scaling_point(kind: Kind, result: Result, base: Result | None) -> ScalingPoint:
+    fields = {name: getattr(result.point, name) for name in Point.__struct_fields__}
+    if base is None or base.draws is None or result.draws is None:
+        return ScalingPoint(**fields)
+    assert base.point.step_time_s is not None
+    assert result.point.step_time_s is not None
+    of_base, of_cell = base.point.step_time_s.value, result.point.step_time_s.value
+    if result is base:
+        itself = Estimate(value=1.0, low=1.0, high=1.0)
+        return ScalingPoint(**fields, speedup=itself, efficiency=itself)
+    numbers = base.cell.workers, result.cell.workers
+    # The draws of two cells are independent, so the ratio of any two carries the noise of both.
+    if kind == "strong":
+        speedup = estimate(metrics.speedup(of_base, of_cell), metrics.speedup(base.draws, result.draws))
+        efficiency = _scaled(speedup, numbers[0] / numbers[1])
+    else:
+        efficiency = estimate(
+            metrics.weak_efficiency(of_base, of_cell), metrics.weak_efficiency(base.draws, result.draws)
+        )
+        speedup = _scaled(efficiency, numbers[1] / numbers[0])
+    return ScalingPoint(**fields, speedup=speedup, efficiency=efficiency, above_ideal=efficiency.low > 1 + _ROUNDING)
+
+
+def _counts(loaded: Loaded) -> Counts:
+    runs = [run for cell in loaded.cells for run in cell.runs]
+    failed = Counter(run.status for run in runs if not run.measured)
+    planned: set[str] = set().union(*(cell.planned for cell in loaded.cells))
+    recorded = {run.run_id for run in runs}
+    return Counts(
+        planned=len(planned),
+        ok=sum(run.measured is not None for run in runs),
+        failed=dict(sorted(failed.items())),
+        missing=len(planned - recorded),
+        unreadable=loaded.unreadable,
+    )
