@@ -19,18 +19,6 @@ class Interrupted(BaseException):
         self.number = number
 
 
-def as_interruption(error: BaseException) -> Interrupted:
-    """The signal behind an exception; anything else is raised again."""
-    if isinstance(error, Interrupted):
-        return error
-    if isinstance(error, KeyboardInterrupt):
-        return Interrupted(signal.SIGINT)
-    number = getattr(error, "sigval", None)  # the elastic agent's SignalException: its handlers replace ours
-    if number is None:
-        raise error
-    return Interrupted(number)
-
-
 @contextmanager
 def signals_raise() -> Iterator[None]:
     """Within: a signal to stop raises Interrupted."""

@@ -12,7 +12,7 @@ from benchmarks.config import RunConfig
 from benchmarks.environment import host_environment
 from benchmarks.folder import now
 from benchmarks.hardware import count_oom_kills
-from benchmarks.interruption import Interrupted, as_interruption, signals_ignored, signals_raise
+from benchmarks.interruption import Interrupted, signals_ignored, signals_raise
 from benchmarks.merge import RankResult
 from benchmarks.record import RECORD_NAME, Reason, Record, Status, archive, write_record
 
@@ -36,8 +36,8 @@ def supervise(run: RunConfig, folder: Path, attempt: int = 1) -> Record:
     with signals_raise(), tempfile.TemporaryDirectory(prefix="scalebench-") as scratch:
         try:
             ended = agent.run_workers(run, logs, Path(scratch) / "heartbeat", started_ns)
-        except (Exception, Interrupted, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again unless a signal
-            interruption = as_interruption(error)
+        except Interrupted as stop:
+            interruption = stop
         with signals_ignored():
             results = merge.read_results(logs, run.workers)
             status, reason = (

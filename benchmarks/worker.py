@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import multiprocessing
 import os
 import resource
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from datetime import timedelta
@@ -80,9 +82,18 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
 
 
 def _be_a_good_child() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan, even if the parent is killed
+    # No orphans, even if the fork server or the supervisor is killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_outlive_no_supervisor, daemon=True, name="outlive-no-supervisor").start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _outlive_no_supervisor() -> None:
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None:
+        supervisor.join()  # sleeps on a pipe that the supervisor's end closes
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _redirect_output(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,5 +108,6 @@ def _quoted(value: object) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return f"[{','.join(_quoted(item) for item in value)}]"
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # Backslashes count only before a quotation mark: there they are doubled, elsewhere they stand for themselves.
+    text = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
     return f"'{text}'"

@@ -1,0 +1,114 @@
+"""Who may import whom, read from the code; and the rooms that must work where torch is not installed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+# The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
+CORE = {"config", "sweep", "record", "folder", "errors", "rules"}
+COMMAND_LINE = {"run", "composed", "hydra_errors"}
+FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
+
+# Modules of benchmarks/ that this process must be able to import before, or without, torch.
+WITHOUT_TORCH = ["run", "supervisor", "agent", "merge", "step_times", "heartbeat", "console", "environment", "hardware"]
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((PROJECT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """All modules that a file imports, also inside functions, but not for type checking alone."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top(name: str) -> str:
+    return name.split(".")[0]
+
+
+def part(name: str) -> str:
+    """`benchmarks.config.RunConfig` -> `config`."""
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("name", sorted(CORE))
+def test_the_core_imports_only_itself(name: str) -> None:
+    for imported in imports(PROJECT / "benchmarks" / f"{name}.py"):
+        assert top(imported) not in FOREIGN | {"analysis", "slurm", "hydra_plugins"}, imported
+        assert top(imported) != "benchmarks" or part(imported) in CORE, imported
+
+
+@pytest.mark.parametrize("path", modules("benchmarks"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_benchmarks_import_no_other_room(path: Path) -> None:
+    for imported in imports(path):
+        assert top(imported) not in {"analysis", "slurm", "hydra_plugins", "submitit"}, imported
+        if top(imported) in {"hydra", "omegaconf"}:
+            assert path.stem in COMMAND_LINE, f"{path} imports {imported}"
+
+
+@pytest.mark.parametrize("path", modules("analysis"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_analysis_imports_the_core_and_itself(path: Path) -> None:
+    for imported in imports(path):
+        assert top(imported) not in FOREIGN | {"slurm", "hydra_plugins"}, imported
+        assert top(imported) != "benchmarks" or part(imported) in CORE, imported
+
+
+@pytest.mark.parametrize("path", modules("hydra_plugins"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_the_plugins_are_glue_without_torch(path: Path) -> None:
+    for imported in imports(path):
+        assert top(imported) not in {"torch", "torchvision", "submitit", "analysis"}, imported
+
+
+@pytest.mark.parametrize(
+    "module",
+    [f"benchmarks.{name}" for name in sorted(CORE | set(WITHOUT_TORCH))]
+    + ["hydra_plugins.scalebench.sweeper", "analysis.scaling", "analysis.series", "analysis.plots", "analysis.tables"],
+)
+def test_imported_where_torch_is_not_installed(module: str) -> None:
+    program = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'torchvision'):\n"
+        "            raise ImportError(f'{name} is not installed here')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        f"import {module}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True)
+
+
+def test_no_strategy_is_named_in_the_kernel() -> None:
+    kernel = (PROJECT / "benchmarks" / "train.py").read_text()
+    for name in (path.stem for path in (PROJECT / "conf" / "strategy").glob("*.yaml")):
+        assert f'"{name}"' not in kernel
+        assert f"'{name}'" not in kernel
+
+
+def test_the_timed_loop_is_short_and_reads_no_setting() -> None:
+    tree = ast.parse((PROJECT / "benchmarks" / "train.py").read_text())
+    loop = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "timed_span")
+    assert loop.end_lineno is not None
+    assert loop.end_lineno - loop.lineno < 40
+    assert {argument.arg for argument in loop.args.args} == {"step", "batches", "clock", "beat"}
