@@ -76,13 +76,16 @@ class Loaded:
 def newest_sweep(results: Path) -> Path:
     """The sweep of `results/<cluster>/<sweep>` whose manifest or record was written last.
 
+    A folder of single runs, which has no manifest, is taken only where there is no sweep.
+
     Raises:
         UserError: there is none.
     """
     sweeps = [(stamp, folder) for folder in results.glob("*/*") if (stamp := _last_written(folder)) is not None]
     if not sweeps:
         raise UserError(f"{results}: no sweep's results here; {_NO_SWEEP}")
-    return max(sweeps)[1]
+    planned = [sweep for sweep in sweeps if (sweep[1] / MANIFEST_NAME).is_file()]
+    return max(planned or sweeps)[1]
 
 
 def _last_written(folder: Path) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.config import RunConfig
-from benchmarks.errors import UserError
+from benchmarks.errors import ConfigError, UserError
 from benchmarks.hardware import fill_in
 
 # Keys of the composed configuration that say how to run, not what; RunConfig does not know them.
@@ -19,6 +19,8 @@ def run_mapping(cfg: DictConfig, sweep: str) -> dict[str, Any]:
     """The keys of a run, this machine's facts filled in."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
+    if plain.pop("batch") is not None:
+        raise ConfigError("batch: an axis of sweeps only; give a single run batch_per_worker or global_batch")
     mapping = {str(key): value for key, value in plain.items() if key not in CONTROL_KEYS and key != "hydra"}
     for variant in mapping.values():
         if isinstance(variant, dict):

@@ -101,6 +101,7 @@ class SweepProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._progress.update(self._task, description="done")
         self._progress.stop()
 
     def running(self, run_id: str) -> None:

@@ -27,7 +27,7 @@ def base_mapping(**settings: Any) -> dict[str, Any]:
     choices = {
         axis: name for default in keys.pop("defaults") if isinstance(default, dict) for axis, name in default.items()
     }
-    for key in ("hydra", "results", "plan", "max_attempts"):
+    for key in ("hydra", "results", "plan", "max_attempts", "batch"):
         del keys[key]
     base = {axis: {"name": choices[axis], **variant_file(axis, choices[axis]).defaults} for axis in VARIANT_AXES}
     cluster = {"name": "local", "device": "auto", "cores_per_node": 2, "gpus_per_node": 0}

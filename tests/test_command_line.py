@@ -113,6 +113,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         (["batch_per_worker=9999"], "global_batch=9999: larger than the data set"),
         (["batch_per_worker=8", "data=cifar10", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
         (["--multirun", "data=cifar10", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
+        (["batch=64"], "batch: an axis of sweeps only; give a single run batch_per_worker or global_batch"),
         (["workers=["], "no viable alternative at input '['"),
         (["cluster=grene", "batch_per_worker=8"], "cluster=grene: not known"),
         (["batch_per_worker=8", "plan=true"], "plan=true: only a sweep has a plan"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
 from benchmarks.config import RunConfig
 from benchmarks.data import load
@@ -49,9 +50,7 @@ def _one_of_many(rank: int, run: RunConfig, rendezvous: str, result: str, batche
 
 def train_together(run: RunConfig, folder: Path, batches: int) -> dict[str, Tensor]:
     arguments = (run, str(folder / "rendezvous"), str(folder / "result"), batches)
-    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-        _one_of_many, arguments, nprocs=run.workers, start_method="forkserver"
-    )
+    start_processes(_one_of_many, arguments, nprocs=run.workers, start_method="forkserver")
     result: dict[str, Tensor] = torch.load(folder / "result")
     return result
 
@@ -91,7 +90,7 @@ def test_the_step_is_a_plain_training_loop(make_run: MakeRun) -> None:
             model(dataset.train.inputs[chosen].float() / 127.5 - 1), dataset.train.targets[chosen]
         )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     plain = list(model.parameters())
     assert len(plain) == len(ours)

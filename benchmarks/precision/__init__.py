@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of the forward pass."""
-        return torch.autocast(self.device.type, enabled=False)
+        return nullcontext()  # a disabled autocast would cost a small model 2 % of its step
 
     def scale(self, loss: Tensor) -> Tensor:
         """What the backward pass starts from."""
