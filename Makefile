@@ -52,6 +52,8 @@ clean: ## remove .venv and caches; results stay
 
 # uv where there is one, pip otherwise. The stamp is written last, so an interrupted installation is done again.
 $(STAMP): requirements.lock
+	@$(PYTHON_FOR_VENV) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON_FOR_VENV) is older than Python 3.11; name another one: make ... PYTHON_FOR_VENV=python3.12"; exit 2; }
 	@echo "Making .venv from requirements.lock (PyTorch with CUDA: about 5 GB, a minute or more) ..."
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON_FOR_VENV) .venv && \

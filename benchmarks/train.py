@@ -19,7 +19,7 @@ from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader, global_batch_sizes, share
 from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
-from benchmarks.record import Check, Evaluation
+from benchmarks.record import Check, Evaluation, finite
 from benchmarks.step_times import StepTimes
 from benchmarks.strategy import Place, Step, Strategy
 from benchmarks.timing import Clock, clock_for
@@ -93,6 +93,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     for steps, batches in _spans(run, loader):
         report.phase("window")
         clock = trainer.new_clock(steps)
+        strategy.align()
         span_losses, span_samples = timed_span(trainer.step, batches, clock, report.beat)
         spans.append(clock.times())
         losses += span_losses
@@ -205,7 +206,7 @@ class Trainer:
             time_s=clock.wall_time_s,
             samples=len(dataset.test),
             accuracy=accuracy,
-            loss=mean_loss if torch.isfinite(torch.tensor(mean_loss)) else None,
+            loss=finite(mean_loss),
         )
 
     def checks(self) -> list[Check]:

@@ -175,3 +175,11 @@ def test_newest_sweep_is_the_one_written_last(tmp_path: Path) -> None:
     assert newest_sweep(tmp_path).name == "old"
     os.utime(tmp_path / "local/new/sweep.json", (4, 4))
     assert newest_sweep(tmp_path).name == "new"
+
+
+def test_single_runs_are_no_sweep_unless_there_is_nothing_else(tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "local" / "single_runs", [synthetic.record(synthetic.config(1))])
+    assert newest_sweep(tmp_path).name == "single_runs"
+    synthetic.write_manifest(tmp_path / "local" / "older", [])
+    os.utime(tmp_path / "local" / "older" / "sweep.json", (1, 1))
+    assert newest_sweep(tmp_path).name == "older"

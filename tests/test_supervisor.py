@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from statistics import median
@@ -26,19 +27,22 @@ def window_of(record: Record) -> Window:
 
 
 def alive_workers() -> list[int]:
-    """Processes that were forked for a run of this test process and still live."""
-    found = []
-    for entry in Path("/proc").iterdir():
+    """Processes that the fork server of this test process has forked and that still live."""
+
+    def parent(pid: int) -> int:
         try:
-            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            environment = (entry / "environ").read_bytes() if b"forkserver" in command else b""
-            stat = (entry / "stat").read_text().rpartition(")")[2].split() if environment else []
+            state, ppid = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:
-            continue
-        # The fork server itself has the test process as its parent; workers have the fork server.
-        if stat and stat[0] != "Z" and (Path("/proc") / stat[1] / "cmdline").read_bytes().find(b"forkserver") >= 0:
-            found.append(int(entry.name))
-    return found
+            return 0
+        return 0 if state == "Z" else int(ppid)
+
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    servers = {
+        pid
+        for pid in pids
+        if parent(pid) == os.getpid() and b"forkserver" in (Path("/proc") / str(pid) / "cmdline").read_bytes()
+    }
+    return [pid for pid in pids if parent(pid) in servers]
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +117,12 @@ def test_an_injected_delay_comes_back_in_step_time_and_straggler_ratio(make_run:
     measured = [rank.own_time_s for rank in slow.ranks]
     assert max(measured) / median(measured) == pytest.approx(expected, rel=0.1)
     assert slow.ranks[0].sync_wait_s == pytest.approx(0.020, rel=0.15)
+
+
+def test_workers_enter_the_window_together(make_run: MakeRun, tmp_path: Path) -> None:
+    """A rank that is late for the window must not lengthen the others' first step."""
+    run = faulty(make_run, "late", workload__sleep_s=0.5, steps=5, evaluate=False)
+    assert max(window_of(supervise(run, tmp_path)).step_time_s) < 0.1
 
 
 def test_oversubscription_is_noted(make_run: MakeRun, tmp_path: Path) -> None:

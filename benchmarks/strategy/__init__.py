@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -41,6 +42,11 @@ class Strategy(ABC):
     @abstractmethod
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as this rank runs it; it was built from the same seed on every rank, and is on its device."""
+
+    def align(self) -> None:
+        """Wait for all workers, so that a span's first step does not hold what some of them were late by."""
+        if self.communicates:
+            dist.barrier()
 
     def on_last_gradient(self, _model: nn.Module, _call: Callable[[], None], /) -> bool:
         """Arrange for a call in each backward pass, when this rank has computed all but has yet to wait for others.

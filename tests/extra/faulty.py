@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,15 @@ class _Faulty(nn.Module):
             "hang": lambda: time.sleep(3600),
             "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "nan": lambda: None,
+            "late": lambda: None,
             "perturb": self._perturb,
         }
         self.fault = fault
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        if self.fault == "late":  # between warm-up and window: the parameters are put back to their initial values
+            time.sleep(self.sleep_s)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.linear(images.flatten(1))
