@@ -19,7 +19,7 @@ help: ## show this list
 	@echo "  variables: CLUSTER=$(CLUSTER) SWEEP=$(SWEEP) RESULTS=$(RESULTS) ARGS=\"workers=1,2 optimizer.lr=0.1\""
 
 sweep: $(STAMP) ## run a sweep, or what is missing of it, then show its tables and figures
-	@$(RUN) $(ARGS); code=$$?; if [ $$code -gt 1 ]; then exit $$code; fi; \
+	@$(RUN) $(ARGS); code=$$?; [ $$code -le 1 ] || exit $$code; \
 	$(PYTHON) -m analysis.scaling --results $(RESULTS) && exit $$code
 
 plan: $(STAMP) ## show what a sweep would run, and run nothing

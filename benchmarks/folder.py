@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.errors import UserError
-from benchmarks.record import OWN_FAULT, RECORD_NAME, Record, RecordError, read_record, replace
+from benchmarks.record import OWN_FAULT, RECORD_NAME, Record, RecordError, naming, read_record, replace
 from benchmarks.sweep import Dropped, Plan, PlannedRun, Settings
 
 MANIFEST_NAME = "sweep.json"
@@ -105,9 +105,10 @@ class SweepFolder:
                 raise UserError(
                     f"{self.path}: this sweep is being run already, by {holder}; wait for it, or stop it first"
                 ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
-            file.flush()
+            with naming(self.path / LOCK_NAME):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
+                file.flush()
             try:
                 yield
             finally:
@@ -155,7 +156,8 @@ class SweepFolder:
         line = msgspec.json.encode({"at": now(), "event": event, "run_id": run_id, **facts}) + b"\n"
         descriptor = os.open(self.path / LEDGER_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line)  # one write: lines of several writers do not mix
+            with naming(self.path / LEDGER_NAME):
+                os.write(descriptor, line)  # one write: lines of several writers do not mix
         finally:
             os.close(descriptor)
 

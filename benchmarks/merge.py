@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ import msgspec
 
 from benchmarks.record import Check, Evaluation, Memory, RankSummary, Span, Status, Window, finite
 from benchmarks.step_times import StepTimes
+
+CANNOT_WRITE = os.EX_IOERR
+"""A worker's exit code where its result could not be written."""
 
 
 class Failure(msgspec.Struct, kw_only=True):

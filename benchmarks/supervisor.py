@@ -142,6 +142,9 @@ def _timeout(run: RunConfig, logs: Path, ended: agent.Exit) -> Reason:
 
 def _death(logs: Path, ended: agent.Exit, rank: int, oom_kills: int) -> tuple[Status, Reason]:
     """A worker that ended without a word: killed, crashed, or never come to speak."""
+    if ended.code == merge.CANNOT_WRITE:
+        message = f"rank {rank} could not write its result into {logs}; is the disk full?"
+        return "error", Reason(phase="teardown", kind="disk", message=message, rank=rank)
     by_signal = -ended.code in set(signal.Signals)
     kind = f"signal {signal.Signals(-ended.code).name}" if by_signal else f"exit {ended.code}"
     out_of_memory = oom_kills > 0 and -ended.code == signal.SIGKILL

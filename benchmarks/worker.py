@@ -32,7 +32,7 @@ from benchmarks.config import RunConfig
 from benchmarks.data import DataError
 from benchmarks.errors import UserError
 from benchmarks.heartbeat import Heartbeat
-from benchmarks.merge import Failure, RankResult, log_path, result_path
+from benchmarks.merge import CANNOT_WRITE, Failure, RankResult, log_path, result_path
 from benchmarks.record import Status, finite, replace
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Measured, Report, measure
@@ -76,7 +76,10 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
         result.failure = _classify(error, result.phases[-1][0])
     result.phases.append(("end", time.monotonic_ns()))
     result.peak_host_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    replace(result_path(Path(folder), rank), msgspec.json.encode(result))
+    try:
+        replace(result_path(Path(folder), rank), msgspec.json.encode(result))
+    except OSError:
+        os._exit(CANNOT_WRITE)  # a full disk takes no log line either
     if result.failure:
         _fail(result.failure)
 

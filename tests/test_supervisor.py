@@ -165,6 +165,13 @@ def test_a_worker_that_fails_is_the_reason(
     assert sum(record.ledger.values()) == pytest.approx(record.wall_time_s, rel=1e-6)
 
 
+def test_a_lost_connection_is_a_communication_error(make_run: MakeRun, tmp_path: Path) -> None:
+    record = supervise(faulty(make_run, "leave", workload__call=5), tmp_path)
+    assert record.status == "comm_error"
+    assert record.reason is not None
+    assert (record.reason.phase, record.reason.rank) == ("window", 0)
+
+
 def test_a_fault_before_the_window_names_its_phase(make_run: MakeRun, tmp_path: Path) -> None:
     record = supervise(faulty(make_run, "raise"), tmp_path)
     assert record.reason is not None

@@ -34,6 +34,7 @@ class _Faulty(nn.Module):
             "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "nan": lambda: None,
             "late": lambda: None,
+            "leave": self._leave,
             "perturb": self._perturb,
         }
         self.fault = fault
@@ -58,6 +59,12 @@ class _Faulty(nn.Module):
     @staticmethod
     def _exhaust() -> None:
         torch.empty(2**60)
+
+    @staticmethod
+    def _leave() -> None:
+        """The connection to the other ranks breaks, as when a network fails; nobody dies of it."""
+        torch.distributed.destroy_process_group()
+        time.sleep(3600)
 
     @torch.no_grad()
     def _perturb(self) -> None:
