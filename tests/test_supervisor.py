@@ -165,7 +165,7 @@ def test_a_worker_that_fails_is_the_reason(
     assert sum(record.ledger.values()) == pytest.approx(record.wall_time_s, rel=1e-6)
 
 
-def test_a_lost_connection_is_a_communication_error(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_lost_peer_is_a_communication_error(make_run: MakeRun, tmp_path: Path) -> None:
     record = supervise(faulty(make_run, "leave", workload__call=5), tmp_path)
     assert record.status == "comm_error"
     assert record.reason is not None

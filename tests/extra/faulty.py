@@ -62,9 +62,8 @@ class _Faulty(nn.Module):
 
     @staticmethod
     def _leave() -> None:
-        """The connection to the other ranks breaks, as when a network fails; nobody dies of it."""
-        torch.distributed.destroy_process_group()
-        time.sleep(3600)
+        """Gone without a word and without an error, as a node that loses its power is for the others."""
+        os._exit(0)
 
     @torch.no_grad()
     def _perturb(self) -> None:
