@@ -88,7 +88,8 @@ def run_workers(run: RunConfig, folder: Path, heartbeat_path: Path, started_ns: 
     from torch.distributed.elastic.rendezvous import RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the record says what happened
+    for chatty in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # the record says what happened
     # No handlers of the agent's: it would pass Ctrl-C on to workers that ignore it, and wait for them.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "none"
     heartbeat = Heartbeat(heartbeat_path, run.workers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -245,6 +246,8 @@ def _variant(axis: str, given: object) -> Variant:
 def _check_type(key: str, value: object, default: Option) -> None:
     """A value has its default's type; a default of null takes any value, and a number may be whole."""
     wanted = type(default)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: must be finite")
     fits = default is None or type(value) is wanted or (wanted is float and type(value) is int)
     if not fits:
         raise ConfigError(f"{key}={value}: must be {type_names[wanted]}")

@@ -25,6 +25,7 @@ from tests.conftest import MakeRun, base_mapping
         ({"batch_per_worker": 0}, "batch_per_worker=0: must be a whole number from 1"),
         ({"batch_per_worker": None}, "batch_per_worker=null, global_batch=null: give one of them"),
         ({"optimizer__lr": "fast"}, "optimizer.lr=fast: must be a number"),
+        ({"optimizer__weight_decay": float("nan")}, "optimizer.weight_decay=nan: must be finite"),
         ({"optimizer__nesterov": 1}, "optimizer.nesterov=1: must be true or false"),
         ({"device": "tpu"}, "device=tpu: not known (did you mean cpu?); allowed: auto, cpu, cuda"),
         ({"seed": -1}, "seed=-1: must be a whole number >= 0"),
