@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -156,7 +156,7 @@ def _panel(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -
 
     colours = sns.color_palette("colorblind", _MOST_LINES)
     _ideal(axes, found, measure)
-    failures = 0
+    failures: Counter[int] = Counter()
     for index, series in enumerate(found):
         colour = colours[index]
         values = [(point, value) for point in series.points if (value := measure.of(point))]
@@ -169,12 +169,18 @@ def _panel(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -
             _mark(axes, point, value, _MARKERS[index], colour)
         for point in series.points:
             if point.failed and not point.repeats_ok:
-                # Above one another on the bottom axis, so that failures at the same number of workers stay apart.
-                height = 0.03 + 0.05 * failures
-                axes.plot(point.workers, height, "x", color=colour, ms=5, mew=1.6, transform=axes.get_xaxis_transform())
-                failures += 1
+                _cross_out(axes, point.workers, failures[point.workers], colour)
+                failures[point.workers] += 1
     _axes(axes, found, kind, measure)
     _legend(axes, found, colours, kind, measure)
+
+
+def _cross_out(axes: Axes, workers: int, others: int, colour: Any) -> None:
+    """A cross on the bottom axis itself, where no value can be read off it; several stand side by side."""
+    from matplotlib.transforms import offset_copy
+
+    place = offset_copy(axes.get_xaxis_transform(), fig=axes.get_figure(root=True), x=6 * others, units="points")
+    axes.plot(workers, 0, "x", color=colour, ms=5, mew=1.6, transform=place, clip_on=False, zorder=4)
 
 
 def _mark(axes: Axes, point: ScalingPoint, value: Estimate, marker: str, colour: Any) -> None:
