@@ -24,10 +24,10 @@ def variant(name: str, **options: object) -> Variant:
     return Variant(name=name, options={**variant_file("data", name).defaults, **options})  # type: ignore[dict-item]
 
 
-def loader(samples: int, rank: int, workers: int, global_batch: int) -> Loader:
+def loader(samples: int, rank: int, workers: int, global_batch: int, seed: int = 3) -> Loader:
     numbers = torch.arange(samples)
     split = Split(inputs=numbers.reshape(-1, 1, 1, 1).to(torch.uint8), targets=numbers)
-    return Loader(split, device=CPU, rank=rank, workers=workers, global_batch=global_batch, seed=3)
+    return Loader(split, device=CPU, rank=rank, workers=workers, global_batch=global_batch, seed=seed)
 
 
 @given(st.integers(1, 500), st.integers(1, 16))
@@ -59,6 +59,7 @@ def test_epochs_differ_and_repeat_by_seed() -> None:
 
     assert targets(list(first.epoch(0))) == targets(list(loader(100, 0, 1, 10).epoch(0)))
     assert targets(list(first.epoch(0))) != targets(list(first.epoch(1)))
+    assert targets(list(first.epoch(0))) != targets(list(loader(100, 0, 1, 10, seed=4).epoch(0)))
     endless = first.endless()
     assert targets([next(endless) for _ in range(20)]) == targets([*first.epoch(0), *first.epoch(1)])
 

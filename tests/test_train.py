@@ -83,7 +83,7 @@ def test_the_step_is_a_plain_training_loop(make_run: MakeRun) -> None:
         nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True)
-    order = torch.randperm(1437, generator=torch.Generator().manual_seed(run.seed << 32))
+    order = torch.randperm(1437, generator=torch.Generator().manual_seed(run.seed * 1_000_003))
     for step in range(5):
         chosen = order[64 * step : 64 * (step + 1)]
         loss = nn.functional.cross_entropy(

@@ -45,8 +45,8 @@ def share(size: int, rank: int, workers: int) -> slice:
 
 
 def _order(samples: int, seed: int, epoch: int) -> Tensor:
-    # One generator for each epoch, seeded by both numbers through torch's own mixing of a 64-bit seed.
-    return torch.randperm(samples, generator=torch.Generator().manual_seed((seed << 32) + epoch))
+    # torch's generator on the CPU looks at the lower 32 bits of its seed only, so both numbers must reach them.
+    return torch.randperm(samples, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32))
 
 
 class Loader:

@@ -1,0 +1,88 @@
+"""Known answers: one window out of two ranks' results."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.merge import RankResult, ledger, merge_checks, merge_memory, merge_window, summarise
+from benchmarks.record import Check
+from benchmarks.step_times import StepTimes
+
+
+def result(rank: int, **changes: object) -> RankResult:
+    fields: dict[str, object] = {
+        "rank": rank,
+        "host": "n1",
+        "device": "cpu",
+        "threads": 1,
+        "phases": [("rendezvous", 2_000_000_000), ("window", 3_000_000_000), ("end", 5_000_000_000)],
+    }
+    return RankResult(**(fields | changes))  # type: ignore[arg-type]
+
+
+def span(step_s: list[float], data_s: list[float], sync_s: list[float] | None, wall: float) -> StepTimes:
+    return StepTimes(step_s=step_s, data_wait_s=data_s, sync_wait_s=sync_s, wall_time_s=wall)
+
+
+FAST = result(
+    0,
+    spans=[span([0.5, 0.5], [0.125, 0.0], [0.25, 0.25], 1.0), span([0.5], [0.0], [0.25], 0.5)],
+    samples=[16, 16, 8],
+    losses=[2.0, 1.0, 0.5],
+    checks=[Check(name="a", passed=True, detail="fine"), Check(name="b", passed=True, detail="fine")],
+    peak_host_bytes=100,
+    peak_device_bytes=7,
+)
+SLOW = result(
+    1,
+    spans=[span([0.75, 0.25], [0.0, 0.0], [0.0, 0.125], 1.125), span([0.5], [0.25], [0.0], 0.5)],
+    samples=[16, 16, 24],
+    losses=[4.0, 3.0, 1.5],
+    checks=[Check(name="a", passed=True, detail="fine"), Check(name="b", passed=False, detail="broken")],
+    peak_host_bytes=200,
+    peak_device_bytes=5,
+)
+
+
+def test_the_slowest_rank_makes_the_step() -> None:
+    window = merge_window([FAST, SLOW])
+    assert window.step_time_s == [0.75, 0.5, 0.5]
+    assert window.data_wait_s == [0.125, 0.0, 0.25]
+    assert window.compute_time_s == [0.75, 0.25, 0.25]
+    assert window.samples == [32, 32, 32]
+    assert window.loss == [3.0, 2.0, pytest.approx((0.5 * 8 + 1.5 * 24) / 32)]
+    assert [(s.steps, s.samples, s.wall_time_s) for s in window.spans] == [(2, 64, 1.125), (1, 32, 0.5)]
+    assert window.exposed_comm_s is None
+
+
+def test_a_loss_that_one_rank_does_not_know_is_unknown() -> None:
+    unknown = result(1, spans=SLOW.spans, samples=SLOW.samples, losses=[4.0, None, 1.5])
+    assert merge_window([FAST, unknown]).loss == [3.0, None, pytest.approx(1.25)]
+
+
+def test_own_time_is_what_the_rank_did_not_wait_for_others() -> None:
+    summary = summarise(FAST)
+    assert (summary.step_time_s, summary.own_time_s, summary.sync_wait_s) == (0.5, 0.25, 0.25)
+    alone = summarise(result(0, spans=[span([0.5, 0.75, 0.5], [0.0, 0.0, 0.0], None, 1.75)]))
+    assert (alone.own_time_s, alone.sync_wait_s) == (0.5, None)
+
+
+def test_a_check_fails_where_any_rank_fails_it() -> None:
+    merged = {check.name: (check.passed, check.detail) for check in merge_checks([FAST, SLOW])}
+    assert merged == {"a": (True, "fine"), "b": (False, "rank 1: broken")}
+
+
+def test_memory_is_the_largest() -> None:
+    memory = merge_memory([FAST, SLOW])
+    assert (memory.peak_host_bytes, memory.peak_device_bytes) == (200, 7)
+    assert merge_memory([result(0, peak_host_bytes=3)]).peak_device_bytes is None
+
+
+def test_the_ledger_has_no_gap() -> None:
+    assert ledger(FAST, 500_000_000, 6_000_000_000) == {
+        "start": 1.5,
+        "rendezvous": 1.0,
+        "window": 2.0,
+        "teardown": 1.0,
+    }
+    assert ledger(None, 500_000_000, 6_000_000_000) == {"start": 5.5}
