@@ -94,7 +94,7 @@ class Loader:
         return Batch(inputs.to(self.device), targets.to(self.device), self._weight(samples, size))
 
     def _batch(self, order: Tensor, first: int, size: int) -> Batch:
-        """This rank's share of the global batch that begins at `first`; inside the window, so every microsecond counts."""
+        """The share of the global batch that begins at `first`; inside the window every microsecond counts."""
         part = share(size, self.rank, self.workers)
         mine = order[first + part.start : first + part.stop]
         return Batch(
