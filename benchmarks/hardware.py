@@ -13,8 +13,10 @@ from typing import Any
 
 
 def count_cores() -> int:
-    """CPU cores that this process may use: its affinity, and no more than a container's quota (cgroup v2)."""
+    """CPU cores that this process may use: its affinity, a container's quota (cgroup v2), and what Slurm granted."""
     cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(KeyError, ValueError):
+        cores = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, math.ceil(int(quota) / int(period)))
