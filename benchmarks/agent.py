@@ -6,13 +6,20 @@ import logging
 import multiprocessing.forkserver
 import os
 import signal
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.config import RunConfig
 from benchmarks.heartbeat import Heartbeat, Pulse
+from benchmarks.team import WORD_LIMIT_S, Team
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
 _POLL_S = 0.1
 _STACK_DUMP_S = 0.5
@@ -31,14 +38,16 @@ def preload() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """How the workers ended, as the agent saw it. `rank` and `code` are those of the first worker that failed."""
+    """How this node's workers ended, as the agent saw it. `rank` and `code` are those of the first that failed."""
 
+    ranks: tuple[int, ...] = ()
+    """The global ranks of this node's workers, by local rank."""
+    pulses: tuple[Pulse, ...] = ()
+    """Their last signs of life, by local rank."""
     rank: int | None = None
     code: int = 0
     ended_by_watch: str | None = None
     """Why the watch ended them: `hang` or `run_limit`."""
-    pulses: tuple[Pulse, ...] = ()
-    """Their last signs of life."""
 
 
 class Watch(threading.Thread):
@@ -80,56 +89,61 @@ class Watch(threading.Thread):
             self._over.wait(_STACK_DUMP_S)
 
 
-def run_workers(run: RunConfig, folder: Path, heartbeat_path: Path, started_ns: int) -> Exit:
+def run_workers(run: RunConfig, team: Team, store: TCPStore, logs: Path, started_ns: int) -> Exit:
     """Start all workers of this node and wait for their end. Interrupted or not, none is alive afterwards."""
-    from torch.distributed.elastic.agent.server.api import WorkerSpec
-    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
-    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
-
     for chatty in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)  # the record says what happened
     # No handlers of the agent's: it would pass Ctrl-C on to workers that ignore it, and wait for them.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "none"
-    heartbeat = Heartbeat(heartbeat_path, run.workers)
-    rendezvous = get_rendezvous_handler(
-        RendezvousParameters(
-            backend="c10d",
-            endpoint="localhost:0",
-            run_id=run.run_id,
-            min_nodes=1,
-            max_nodes=1,
-            local_addr="127.0.0.1",
-        )
+    with tempfile.TemporaryDirectory(prefix="scalebench-") as scratch:
+        heartbeat_path = Path(scratch) / "heartbeat"
+        heartbeat = Heartbeat(heartbeat_path, run.workers_per_node)
+        agent = _elastic_agent(run, team, store, (run, str(logs), str(heartbeat_path)))
+        watch = Watch(run, heartbeat, started_ns)
+        watch.start()
+        try:
+            result = agent.run()
+        except BaseException:
+            for pulse in heartbeat.read():
+                _signal(pulse.pid, signal.SIGKILL)  # whom an interrupted agent has left
+            raise
+        finally:
+            watch.stop()
+    ranks = tuple(worker.global_rank for worker in agent.get_worker_group().workers)
+    if not result.is_failed():
+        return Exit(ranks=ranks, pulses=watch.pulses)
+    rank, failure = next(iter(result.failures.items()))
+    return Exit(ranks=ranks, pulses=watch.pulses, rank=rank, code=failure.exitcode, ended_by_watch=watch.reason)
+
+
+def _elastic_agent(run: RunConfig, team: Team, store: TCPStore, arguments: tuple[object, ...]) -> LocalElasticAgent:
+    """The agent of this node, which meets the other nodes' agents through the store."""
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+
+    parameters = RendezvousParameters(
+        backend="c10d",
+        endpoint="",
+        run_id=run.run_id,
+        min_nodes=team.nodes,
+        max_nodes=team.nodes,
+        local_addr=team.address,
     )
     spec = WorkerSpec(
         role="worker",
-        local_world_size=run.workers,
+        local_world_size=run.workers_per_node,
         entrypoint=_work,
-        args=(run, str(folder), str(heartbeat_path)),
-        rdzv_handler=rendezvous,
+        args=arguments,
+        rdzv_handler=create_handler(store, C10dRendezvousBackend(store, run.run_id), parameters),
         max_restarts=0,
         monitor_interval=_POLL_S / 2,
-        master_addr="127.0.0.1",
-        local_addr="127.0.0.1",
+        local_addr=team.address,
     )
-    agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=str(heartbeat_path.parent)), start_method="forkserver")
-    watch = Watch(run, heartbeat, started_ns)
-    watch.start()
-    try:
-        result = agent.run()
-    except BaseException:
-        for pulse in heartbeat.read():
-            _signal(pulse.pid, signal.SIGKILL)  # whom an interrupted agent has left
-        raise
-    finally:
-        watch.stop()
-        rendezvous.shutdown()
-    if not result.is_failed():
-        return Exit(pulses=watch.pulses)
-    rank, failure = next(iter(result.failures.items()))
-    return Exit(rank=rank, code=failure.exitcode, ended_by_watch=watch.reason, pulses=watch.pulses)
+    return LocalElasticAgent(spec, DefaultLogsSpecs(), start_method="forkserver", exit_barrier_timeout=WORD_LIMIT_S)
 
 
 def _work(run: RunConfig, folder: str, heartbeat_path: str) -> None:

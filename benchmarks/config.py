@@ -73,6 +73,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     precision: Variant
     device: Literal["cpu", "cuda"]
     workers: Positive
+    nodes: Positive
     threads_per_worker: Positive
     batch_per_worker: Positive
     global_batch: Positive
@@ -118,11 +119,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"global_batch={self.global_batch}: larger than the data set "
                 f"({self.data.name} has {train_samples} training samples)"
             )
+        if self.workers % self.nodes:
+            raise ImpossibleRunError(f"workers={self.workers}: cannot be spread equally over nodes={self.nodes}")
         gpus = self.cluster.gpus_per_node
-        if self.device == "cuda" and gpus is not None and self.workers > gpus:
+        if self.device == "cuda" and gpus is not None and self.workers_per_node > gpus:
             raise ImpossibleRunError(
-                f"workers={self.workers}: more than the {gpus} GPUs of cluster={self.cluster.name}; "
-                "each worker needs its own"
+                f"workers={self.workers}: more than the {gpus * self.nodes} GPUs of cluster={self.cluster.name}, "
+                f"nodes={self.nodes}; each worker needs its own"
             )
         for axis in VARIANT_AXES:
             name = getattr(self, axis).name
@@ -142,10 +145,15 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return flatten(self.as_dict())
 
     @property
+    def workers_per_node(self) -> int:
+        """Workers on each node; nodes share them equally."""
+        return self.workers // self.nodes
+
+    @property
     def oversubscribed(self) -> bool:
         """More CPU threads at work than the node has cores: allowed, but the numbers describe a crowd."""
         cores = self.cluster.cores_per_node
-        return cores is not None and self.device == "cpu" and self.workers * self.threads_per_worker > cores
+        return cores is not None and self.device == "cpu" and self.workers_per_node * self.threads_per_worker > cores
 
     @property
     def cell_id(self) -> str:

@@ -30,30 +30,39 @@ if TYPE_CHECKING:
 SINGLE_RUNS = "single_runs"
 
 
-def run_job(cfg: DictConfig) -> Record:
-    """Make one run here and leave its record."""
+def run_job(cfg: DictConfig) -> Record | None:
+    """Make one run here and leave its record; None on the nodes that only take part."""
     from benchmarks.supervisor import supervise
+    from benchmarks.team import team_here
 
+    team = team_here()
     sweep = cfg.sweep.name if _in_sweep() else SINGLE_RUNS
     mapping = run_mapping(cfg, sweep)
     if mapping["threads_per_worker"] is None:
         mapping["threads_per_worker"] = threads_of_single_run(mapping["cluster"]["cores_per_node"], mapping["workers"])
     run = RunConfig.from_mapping(mapping)
     check_data_folder(run)
+    if run.nodes != team.nodes:
+        raise UserError(
+            f"nodes={run.nodes}: this command runs on {team.nodes}; inside an allocation, start it as "
+            f"srun --nodes={run.nodes} --ntasks-per-node=1 .venv/bin/python -m benchmarks.run ..."
+        )
     folder = SweepFolder.create(Path(cfg.results), run.cluster.name, sweep)
     earlier = folder.record(run.run_id)
     attempt = earlier.attempt + 1 if earlier else 1
+    if not team.leads:
+        return supervise(run, folder.run_folder(run.run_id), attempt, team)
     folder.note("running", run.run_id, attempt=attempt)
     try:
-        record = supervise(run, folder.run_folder(run.run_id), attempt)
+        record = supervise(run, folder.run_folder(run.run_id), attempt, team)
     except Interrupted:
         folder.note("ended", run.run_id, attempt=attempt, status="cancelled")
         raise
-    folder.note("ended", run.run_id, attempt=attempt, status=record.status)
+    folder.note("ended", run.run_id, attempt=attempt, status=record.status if record else None)
     return record
 
 
-def _task(cfg: DictConfig) -> Record:
+def _task(cfg: DictConfig) -> Record | None:
     """What Hydra calls. A user's mistake leaves as SystemExit, past Hydra's own report of a failed job."""
     try:
         if not _in_sweep() and cfg.plan:
@@ -61,7 +70,7 @@ def _task(cfg: DictConfig) -> Record:
         record = run_job(cfg)
     except (UserError, OSError) as error:
         raise SystemExit(_say(error)) from error
-    if not _in_sweep():
+    if record and not _in_sweep():
         from benchmarks.console import outcome
 
         print(outcome(record))

@@ -197,14 +197,15 @@ def _defaults(axis: str, settings: Settings, base: Mapping[str, Any]) -> Mapping
 
 
 def _shared_threads(points: Sequence[Settings], base: Mapping[str, Any]) -> int | None:
-    """Threads of a worker, the same in all cells: the node's cores over the largest number of workers.
+    """Threads of a worker, the same in all cells: the node's cores over the largest number of workers on a node.
 
     A worker must be the same resource at every worker count, or adding workers would only cut the same cores into
     smaller shares and no speed-up could be seen.
     """
     cores = base["cluster"].get("cores_per_node")
-    workers = [value for point in points if isinstance(value := point.get("workers", base["workers"]), int)]
-    return max(1, cores // max(workers)) if cores and workers and max(workers) > 0 else None
+    sizes = [(point.get("workers", base["workers"]), point.get("nodes", base["nodes"])) for point in points]
+    per_node = [w // n for w, n in sizes if isinstance(w, int) and isinstance(n, int) and w >= n > 0]
+    return max(1, cores // max(per_node)) if cores and per_node else None
 
 
 def _repeats(

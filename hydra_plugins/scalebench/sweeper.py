@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.composed import CONTROL_KEYS, check_data_folder, run_mapping
 from benchmarks.console import SweepProgress, show_plan, shown_keys
-from benchmarks.errors import ConfigError
+from benchmarks.errors import ConfigError, UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.record import OWN_FAULT
 from benchmarks.sweep import PlannedRun, override, plan, read_sweep
+from benchmarks.team import team_here
 
 
 class ScalebenchSweeper(Sweeper):
@@ -36,6 +37,8 @@ class ScalebenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, show or run. `arguments` are the command line's overrides, as typed."""
+        if team_here().nodes > 1:
+            raise UserError("a sweep is started once, not by srun on every node; start single runs so")
         cfg = self.composed
         overrides = OverridesParser.create().parse_overrides(arguments)
         axes, passed_on = _split(overrides)

@@ -1,0 +1,103 @@
+"""Why a run ended as it did: from what the watch did, what the workers said, and how they died."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import agent, merge
+from benchmarks.config import RunConfig
+from benchmarks.interruption import Interrupted
+from benchmarks.merge import RankResult
+from benchmarks.record import Check, Reason, Status
+from benchmarks.team import Word
+
+_LOG_TAIL_LINES = 20
+
+
+def of_node(run: RunConfig, logs: Path, ended: agent.Exit, results: Sequence[RankResult], oom_kills: int) -> Word:
+    """How this node's workers ended; `results` are those that they left."""
+    if ended.ended_by_watch:
+        return Word(status="timeout", reason=_timeout(run, logs, ended))
+    failed = [result for result in results if result.failure]
+    # A worker that lost its peer fails too; the cause is the worker that failed otherwise, or died without a word.
+    causes = [result for result in failed if result.failure and result.failure.status != "comm_error"]
+    silent = ended.rank is not None and ended.rank not in {result.rank for result in results}
+    if causes or (failed and not silent):
+        result = (causes or failed)[0]
+        failure = result.failure
+        assert failure
+        return Word(
+            status=failure.status,
+            reason=Reason(
+                phase=failure.phase,
+                kind=failure.kind,
+                message=failure.message,
+                rank=result.rank,
+                log_tail=_log_tail(logs, result.rank),
+            ),
+        )
+    if ended.rank is not None:
+        return _death(logs, ended, ended.rank, oom_kills)
+    return Word(status="ok")
+
+
+def of_interruption(interruption: Interrupted, results: Sequence[RankResult]) -> Word:
+    """Somebody asked the run to stop."""
+    name = signal.Signals(interruption.number).name
+    phase = results[0].phases[-1][0] if results else "start"
+    return Word(status="cancelled", reason=Reason(phase=phase, kind=f"signal {name}", message=f"stopped by {name}"))
+
+
+def of_run(words: Sequence[Word], checks: Sequence[Check]) -> Word:
+    """The run's state: the first node's that is a cause and no echo, or that of the first check that failed."""
+    causes = [word for word in words if word.status not in ("ok", "comm_error")]
+    echoes = [word for word in words if word.status == "comm_error"]
+    if causes or echoes:
+        return (causes or echoes)[0]
+    for check in checks:
+        if not check.passed:
+            status: Status = "diverged" if check.name == "finite_loss" else "invalid"
+            return Word(status=status, reason=Reason(phase="checks", kind=check.name, message=check.detail))
+    return Word(status="ok")
+
+
+def _timeout(run: RunConfig, logs: Path, ended: agent.Exit) -> Reason:
+    silence = [float("inf") if pulse.age_s is None else pulse.age_s for pulse in ended.pulses]
+    slowest = silence.index(max(silence))
+    pulse, rank = ended.pulses[slowest], ended.ranks[slowest]
+    limit = (
+        f"no progress for hang_limit_s={run.hang_limit_s:g}"
+        if ended.ended_by_watch == "hang"
+        else f"longer than run_limit_s={run.run_limit_s:g}"
+    )
+    return Reason(
+        phase=pulse.phase,
+        kind=str(ended.ended_by_watch),
+        message=f"{limit}; rank {rank} was in {pulse.phase}, step {pulse.step} of {pulse.steps}",
+        rank=rank,
+        log_tail=_log_tail(logs, rank),
+    )
+
+
+def _death(logs: Path, ended: agent.Exit, rank: int, oom_kills: int) -> Word:
+    """A worker that ended without a word: killed, crashed, or never come to speak."""
+    if ended.code == merge.CANNOT_WRITE:
+        message = f"rank {rank} could not write its result into {logs}; is the disk full?"
+        return Word(status="error", reason=Reason(phase="teardown", kind="disk", message=message, rank=rank))
+    by_signal = -ended.code in set(signal.Signals)
+    kind = f"signal {signal.Signals(-ended.code).name}" if by_signal else f"exit {ended.code}"
+    out_of_memory = oom_kills > 0 and -ended.code == signal.SIGKILL
+    message = f"rank {rank} ended by {kind}" + (": the kernel's out-of-memory killer" if out_of_memory else "")
+    phase = ended.pulses[ended.ranks.index(rank)].phase if rank in ended.ranks else "start"
+    reason = Reason(phase=phase, kind=kind, message=message, rank=rank, log_tail=_log_tail(logs, rank))
+    return Word(status="oom" if out_of_memory else "error", reason=reason)
+
+
+def _log_tail(logs: Path, rank: int) -> list[str]:
+    try:
+        lines = merge.log_path(logs, rank).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return lines[-_LOG_TAIL_LINES:]
