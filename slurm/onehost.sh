@@ -262,12 +262,17 @@ end_jobs() { # running ones: they would outlive the daemons; pending ones stay i
     start_daemons
   fi
   if running slurmctld; then
-    scancel --quiet --state=running --state=suspended 2>/dev/null || true
+    set_partitions DOWN # else a pending job starts wherever one has just ended
     wait_for 60 "running jobs to end" no_jobs_run
   fi
 }
 
-no_jobs_run() { [[ -z $(squeue --noheader --states=running,suspended,completing) ]] && ! steps_left; }
+set_partitions() { local name; for name in cpu gpu; do scontrol update "PartitionName=$name" "State=$1"; done; }
+no_jobs_run() { # which asks them to end, too: a start that was under way may not be seen the first time
+  scancel --quiet --state=running 2>/dev/null || true
+  scancel --quiet --state=suspended 2>/dev/null || true
+  [[ -z $(squeue --noheader --states=running,suspended,completing) ]] && ! steps_left
+}
 slurmctld_answers() { scontrol ping | grep -q 'is UP'; }
 nodes_answer() { [[ $(sinfo --noheader --responding --Node --partition=cpu --states=idle,mixed,allocated --format=%N | wc -l) == "${#NODES[@]}" ]]; }
 
@@ -303,6 +308,7 @@ up() {
   start_daemons
   # A node that a crash has drained stays so until told; Slurm calls it an error to tell one that is well.
   scontrol update "NodeName=n[1-4]" State=RESUME >/dev/null 2>&1 || true
+  set_partitions UP # a `down` that was interrupted has left them down
   wait_for 60 "the nodes" nodes_answer
   status
 }
