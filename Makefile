@@ -11,11 +11,11 @@ STAMP  := .venv/.requirements.lock
 RUN    := $(PYTHON) -m benchmarks.run --multirun cluster=$(CLUSTER) sweep=$(SWEEP) results=$(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan report check test bench format lock clean
+.PHONY: help sweep plan report check test bench cluster-up cluster-down format lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: CLUSTER=$(CLUSTER) SWEEP=$(SWEEP) RESULTS=$(RESULTS) ARGS=\"workers=1,2 optimizer.lr=0.1\""
 
 sweep: $(STAMP) ## run a sweep, or what is missing of it, then show its tables and figures
@@ -38,6 +38,12 @@ test: $(STAMP) ## all tests, with the coverage gate
 
 bench: $(STAMP) ## measure the suite itself: its overhead, its start, its analysis of 10,000 records
 	$(PYTHON) -m tests.bench
+
+cluster-up: ## a real Slurm cluster of four nodes on this machine (Debian, root), to try sweeps on
+	@slurm/onehost.sh up
+
+cluster-down: ## end that cluster and its running jobs; its queue and accounting stay
+	@slurm/onehost.sh down
 
 format: $(STAMP) ## format the code
 	$(PYTHON) -m ruff check --fix-only .
