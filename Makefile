@@ -11,7 +11,7 @@ STAMP  := .venv/.requirements.lock
 RUN    := $(PYTHON) -m benchmarks.run --multirun cluster=$(CLUSTER) sweep=$(SWEEP) results=$(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan report check test bench cluster-up cluster-down format lock clean
+.PHONY: help sweep plan report check test test-cluster bench cluster-up cluster-down format lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -35,6 +35,9 @@ check: $(STAMP) ## format, lint, types
 
 test: $(STAMP) ## all tests, with the coverage gate
 	$(PYTHON) -m pytest --cov
+
+test-cluster: $(STAMP) ## tests against a real Slurm on this machine; as root on Debian
+	$(PYTHON) -m pytest -m cluster --timeout=1800
 
 bench: $(STAMP) ## measure the suite itself: its overhead, its start, its analysis of 10,000 records
 	$(PYTHON) -m tests.bench

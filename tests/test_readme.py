@@ -16,8 +16,9 @@ README = (PROJECT / "README.md").read_text()
 CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()]
 
-# Run by CI itself, around these tests; `make bench` takes minutes and judges nothing.
-RUN_ELSEWHERE = {"make test", "make check", "make bench"}
+# Run by CI itself, around these tests, or by the cluster tests; `make bench` takes minutes and judges nothing.
+RUN_ELSEWHERE = {"make test", "make check", "make bench", "make test-cluster", "make cluster-up", "make cluster-down"}
+RUN_ELSEWHERE |= {command for command in COMMANDS if command.startswith("srun")}
 
 
 @pytest.fixture(scope="module")

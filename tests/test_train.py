@@ -170,7 +170,8 @@ def test_evaluation_equals_a_plain_pass_over_the_test_data(make_run: MakeRun) ->
     dataset = load(run.data, None)
     trainer = Trainer(run, place, strategies.make(run.strategy, place), dataset)
     evaluation = trainer.evaluate(dataset, after_steps=0, beat=lambda _step, _steps: None)
-    logits = trainer.bare_model(dataset.test.inputs)
+    with torch.no_grad():
+        logits = trainer.bare_model(dataset.test.inputs)
     assert evaluation.samples == 360
     assert evaluation.accuracy == pytest.approx(float((logits.argmax(1) == dataset.test.targets).float().mean()))
     assert evaluation.loss == pytest.approx(float(nn.functional.cross_entropy(logits, dataset.test.targets)), rel=1e-5)
