@@ -65,6 +65,13 @@ def final_states(job: str, limit_s: float = 150) -> list[str]:
     return seen
 
 
+def wait_until_running(job: str) -> None:
+    deadline_s = time.monotonic() + 30
+    while states(job) != ["RUNNING", "RUNNING"]:  # the job and its batch step
+        assert time.monotonic() < deadline_s, states(job)
+        time.sleep(0.2)
+
+
 def our_processes() -> list[str]:
     """Daemons that were started through the cluster's own links, and job steps: each is a command line."""
     lines = subprocess.run(["ps", "-eo", "args="], check=True, capture_output=True, text=True).stdout.splitlines()
@@ -169,8 +176,7 @@ def test_up_again_changes_nothing() -> None:
 def test_up_after_a_crash() -> None:
     """Everything is killed at once, under a running job; the job is then known to have ended, one way or another."""
     job = submit("sleep 300")
-    while states(job) != ["RUNNING", "RUNNING"]:  # the job and its batch step
-        time.sleep(0.2)
+    wait_until_running(job)
     time.sleep(7)  # slurmctld writes its state every few seconds; it forgets a younger job, as every Slurm does
     for pid_file in (STATE / "run").glob("*.pid"):
         os.kill(int(pid_file.read_text()), 9)
@@ -183,6 +189,7 @@ def test_up_after_a_crash() -> None:
 
 def test_down_leaves_nothing_and_up_goes_on() -> None:
     before, pending = int(submit("sleep 300")), submit("true", "--partition=down")
+    wait_until_running(str(before))  # else it just stays in the queue
     done = script("down")
     assert done.returncode == 0, done.stdout + done.stderr
     assert our_processes() == []
