@@ -90,7 +90,7 @@ check_machine() {
 check_configuration_is_ours() {
   local file
   for file in "$ETC"/{slurm,slurmdbd,gres,cgroup}.conf; do
-    [[ ! -e $file || $(head -n 1 "$file") == "$MARK"* ]] ||
+    [[ ! -e $file || $(head -n 1 "$file") == "$MARK" ]] ||
       refuse "$file belongs to another Slurm (its first line is not '$MARK'): it is left as it is"
   done
 }
@@ -332,7 +332,7 @@ down() {
 remove_configuration() {
   local file
   for file in "$ETC"/{slurm,slurmdbd,gres,cgroup}.conf; do
-    if [[ -e $file && $(head -n 1 "$file") == "$MARK"* ]]; then rm "$file"; fi
+    if [[ -e $file && $(head -n 1 "$file") == "$MARK" ]]; then rm "$file"; fi
   done
 }
 
