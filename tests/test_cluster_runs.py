@@ -45,7 +45,7 @@ def in_clone(home: Path, command: str, extra: bool = False) -> str:
 
 
 def environment(home: Path, extra: bool) -> dict[str, str]:
-    kept = {"GLOO_SOCKET_IFNAME": "lo", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    kept = {"GLOO_SOCKET_IFNAME": "lo", "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
     return kept | ({"SCALEBENCH_EXTRA": str(home / "tests" / "extra")} if extra else {"SCALEBENCH_EXTRA": ""})
 
 
