@@ -14,7 +14,7 @@ from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Re
 from analysis.statistics import Floats, bootstrap_median, interval
 from benchmarks.config import NOT_CELL, NOT_IDENTITY, VARIANT_AXES, Option
 from benchmarks.errors import UserError
-from benchmarks.sweep import FIXED_BATCH
+from benchmarks.sweep import FIXED_BATCH, telling_keys
 
 _SIZES = ("workers", "global_batch", "batch_per_worker")
 _ROUNDING = 1e-9
@@ -62,25 +62,8 @@ def build_report(loaded: Loaded) -> Report:
 
 
 def setting_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
-    """The keys in which cells differ, apart from workers and batch sizes.
-
-    An option that follows from its variant's name (every `ddp` has the same bucket size, `single` has none) adds
-    nothing to the name and is left out.
-    """
-    keys = dict.fromkeys(key for config in configs for key in config)
-    kept = [key for key in keys if key not in (*_SIZES, *NOT_CELL) and not _is_not_identity(key)]
-    differing = [key for key in kept if len({repr(config.get(key)) for config in configs}) > 1]
-    return [key for key in differing if not _follows_from_name(key, configs)]
-
-
-def _follows_from_name(key: str, configs: Sequence[Mapping[str, Option]]) -> bool:
-    group, _, option = key.partition(".")
-    if not option or group not in VARIANT_AXES:
-        return False
-    values: dict[str, set[str]] = defaultdict(set)
-    for config in configs:
-        values[repr(config.get(group))].add(repr(config.get(key)))
-    return all(len(of_name) == 1 for of_name in values.values())
+    """The keys in which cells differ, apart from workers, batch sizes and what is no part of a run's identity."""
+    return [key for key in telling_keys(configs) if key not in _SIZES and not _is_not_identity(key)]
 
 
 def _is_not_identity(key: str) -> bool:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.folder import SweepFolder
 from benchmarks.record import Record
-from benchmarks.sweep import Plan, PlannedRun, varying
+from benchmarks.sweep import Plan, PlannedRun, telling_keys
 
 # Without a terminal (a log file, CI) rich assumes 80 columns and would cut tables off.
 _WIDTH_OF_FILES = 120
@@ -40,16 +40,8 @@ def outcome(record: Record) -> str:
 
 
 def shown_keys(plan: Plan) -> list[str]:
-    """The columns of a plan: what differs between cells, without the options that a variant's name implies."""
-    keys = varying(plan.runs)
-    flats = [run.config.flat() for run in plan.runs]
-
-    def implied(key: str) -> bool:
-        owner = key.partition(".")[0]
-        pairs = {(repr(flat.get(owner)), repr(flat.get(key))) for flat in flats}
-        return "." in key and owner in keys and len(pairs) == len({pair[0] for pair in pairs})
-
-    return [key for key in keys if not implied(key)] or ["workload", "strategy", "workers", "global_batch"]
+    """The columns of a plan: what differs between cells; for a single cell, what it is."""
+    return telling_keys([run.config.flat() for run in plan.runs]) or ["workload", "strategy", "workers", "global_batch"]
 
 
 def show_plan(plan: Plan, folder: SweepFolder, remaining: list[PlannedRun]) -> None:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from benchmarks import rules
-from benchmarks.config import VARIANT_AXES, Option, RunConfig, flatten, one_line, variant_file
+from benchmarks.config import NOT_CELL, VARIANT_AXES, Option, RunConfig, one_line, variant_file
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
 
 Settings = dict[str, Option]
@@ -255,9 +255,20 @@ def apply(base: Mapping[str, Any], settings: Mapping[str, Option]) -> dict[str, 
     return merged
 
 
-def varying(runs: Sequence[PlannedRun]) -> list[str]:
-    """The dotted keys on which the runs differ, apart from repeat and seed: a table's columns."""
-    flats = [flatten(run.config.as_dict()) for run in runs]
-    keys = dict.fromkeys(key for flat in flats for key in flat)
-    differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
-    return [key for key in differing if key not in ("repeat", "seed")]
+def telling_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
+    """The dotted keys that tell configurations apart, repeat and seed aside: a table's columns.
+
+    An option that follows from its variant's name (every `ddp` has the same bucket size, `single` has none) adds
+    nothing to the name and is left out.
+    """
+    keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_CELL)
+    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    return [key for key in differing if not _follows_from_name(key, configs)]
+
+
+def _follows_from_name(key: str, configs: Sequence[Mapping[str, Option]]) -> bool:
+    group, _, option = key.partition(".")
+    if not option or group not in VARIANT_AXES:
+        return False
+    pairs = {(repr(config.get(group)), repr(config.get(key))) for config in configs}
+    return len(pairs) == len({name for name, _ in pairs})

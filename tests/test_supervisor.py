@@ -108,6 +108,7 @@ def test_twice_the_steps_same_throughput(make_run: MakeRun, tmp_path: Path) -> N
         run = faulty(make_run, "sleep", workers=1, strategy="single", workload__rank=0, steps=steps, evaluate=False)
         window = window_of(supervise(run, tmp_path / str(steps)))
         rates.append(sum(window.samples) / window.spans[0].wall_time_s)
+        assert window.spans[0].wall_time_s == pytest.approx(sum(window.step_time_s), rel=0.02)
     assert rates[0] == pytest.approx(rates[1], rel=0.1)
     assert rates[0] == pytest.approx(16 / 0.021, rel=0.1)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.errors import ConfigError
-from benchmarks.sweep import Plan, expand, override, plan, read_sweep, varying
+from benchmarks.sweep import Plan, expand, override, plan, read_sweep, telling_keys
 from tests.conftest import base_mapping
 
 BASE = base_mapping(workload="mlp", batch_per_worker=16, threads_per_worker=None)
@@ -178,7 +178,15 @@ def test_unknown_keys_of_a_sweep() -> None:
 
 def test_varying_keys_are_the_axes() -> None:
     runs = make_plan(axes={"workers": [1, 2], "optimizer.lr": [0.1, 0.2]}, repeats=2).runs
-    assert varying(runs) == ["optimizer.lr", "workers", "global_batch"]
+    assert telling_keys([run.config.flat() for run in runs]) == ["optimizer.lr", "workers", "global_batch"]
+
+
+def test_options_that_follow_from_a_name_tell_nothing() -> None:
+    axes = {"workload": ["mlp", "lenet"], "strategy": ["single", "ddp"], "workers": 1}
+    flats = [run.config.flat() for run in make_plan(axes=axes).runs]
+    assert telling_keys(flats) == ["workload", "strategy"]
+    flats = [run.config.flat() for run in make_plan(axes=axes | {"workload.hidden_size": [64, 128]}).runs]
+    assert telling_keys(flats) == ["workload", "workload.hidden_size", "strategy"]
 
 
 AXES = st.fixed_dictionaries(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -124,9 +125,10 @@ def test_the_clock_finds_injected_delays() -> None:
     losses, samples = timed_span(step, batches(), clock, lambda _step, _steps: None)
     times = clock.times()
     assert (len(losses), samples) == (5, [1] * 5)
-    assert times.step_s == pytest.approx([0.030] * 5, rel=0.1)
-    assert times.data_wait_s == pytest.approx([0.010] * 5, rel=0.1)
-    assert times.sync_wait_s == pytest.approx([0.005] * 5, rel=0.2)
+    assert median(times.step_s) == pytest.approx(0.030, rel=0.1)
+    assert median(times.data_wait_s) == pytest.approx(0.010, rel=0.1)
+    assert times.sync_wait_s is not None
+    assert median(times.sync_wait_s) == pytest.approx(0.005, rel=0.1)
     assert sum(times.step_s) == pytest.approx(times.wall_time_s, rel=1e-3)
 
 
