@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.1
 _STACK_DUMP_S = 0.5
+_START_PATIENCE_S = 60.0
 
 
 def preload() -> None:
@@ -62,17 +63,21 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Poll until stopped."""
-        while not self._over.wait(_POLL_S):
+        while not self.reason and not self._over.wait(_POLL_S):
             self.pulses = tuple(self.heartbeat.read())
             age_s = (time.monotonic_ns() - self.started_ns) / 1e9
+            silence_s = [age_s if pulse.age_s is None else pulse.age_s for pulse in self.pulses]
             if age_s > self.run_config.run_limit_s:
                 self.reason = "run_limit"
-            elif any(
-                (age_s if pulse.age_s is None else pulse.age_s) > self.run_config.hang_limit_s for pulse in self.pulses
-            ):
+            elif max(silence_s) > self.run_config.hang_limit_s:
                 self.reason = "hang"
-            if self.reason:
-                self._end_workers()
+        if not self.reason:
+            return
+        patience = time.monotonic() + _START_PATIENCE_S
+        while not self._over.is_set():  # again and again: a worker that had not come to life yet may do so now
+            self._end_workers()
+            if time.monotonic() > patience:
+                os.kill(os.getpid(), signal.SIGTERM)  # the agent itself is stuck, before any worker lives
                 return
 
     def stop(self) -> None:
@@ -84,7 +89,7 @@ class Watch(threading.Thread):
 
     def _end_workers(self) -> None:
         for number in (signal.SIGUSR1, signal.SIGKILL):  # first let them print where they are
-            for pulse in self.pulses:
+            for pulse in self.heartbeat.read():
                 _signal(pulse.pid, number)
             self._over.wait(_STACK_DUMP_S)
 
@@ -106,6 +111,8 @@ def run_workers(run: RunConfig, team: Team, store: TCPStore, logs: Path, started
         except BaseException:
             for pulse in heartbeat.read():
                 _signal(pulse.pid, signal.SIGKILL)  # whom an interrupted agent has left
+            if watch.reason:
+                return Exit(pulses=tuple(heartbeat.read()), ended_by_watch=watch.reason)
             raise
         finally:
             watch.stop()

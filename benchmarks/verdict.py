@@ -66,7 +66,7 @@ def of_run(words: Sequence[Word], checks: Sequence[Check]) -> Word:
 def _timeout(run: RunConfig, logs: Path, ended: agent.Exit) -> Reason:
     silence = [float("inf") if pulse.age_s is None else pulse.age_s for pulse in ended.pulses]
     slowest = silence.index(max(silence))
-    pulse, rank = ended.pulses[slowest], ended.ranks[slowest]
+    pulse, rank = ended.pulses[slowest], ended.ranks[slowest] if ended.ranks else slowest
     limit = (
         f"no progress for hang_limit_s={run.hang_limit_s:g}"
         if ended.ended_by_watch == "hang"

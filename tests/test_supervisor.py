@@ -6,10 +6,12 @@ import os
 import time
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks import agent
 from benchmarks.config import RunConfig
 from benchmarks.record import RECORD_NAME, Record, Window, read_record
 from benchmarks.supervisor import supervise as supervise_any
@@ -197,6 +199,23 @@ def test_a_hung_worker_is_ended_and_says_where_it_was(make_run: MakeRun, tmp_pat
     assert "step 3 of 8" in record.reason.message
     logs = "".join(path.read_text() for path in (tmp_path / "attempt1").glob("*.log"))
     assert "faulty.py" in logs, "the stacks of hung workers belong in their logs"
+
+
+def test_workers_that_do_not_come_to_life_in_time_are_ended(make_run: MakeRun, tmp_path: Path) -> None:
+    record = supervise(faulty(make_run, "sleep", steps=1000, hang_limit_s=0.01), tmp_path)
+    assert (record.status, record.reason and record.reason.kind) == ("timeout", "hang")
+    assert record.wall_time_s < 20
+
+
+def test_an_agent_that_is_stuck_is_ended_too(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No worker ever lives, as when the fork server hangs on a dead file system."""
+    monkeypatch.setattr(agent, "_START_PATIENCE_S", 1.0)
+    monkeypatch.setattr(agent, "_elastic_agent", lambda *_: SimpleNamespace(run=lambda: time.sleep(60)))
+    record = supervise(make_run(hang_limit_s=0.5), tmp_path)
+    assert (record.status, record.reason and record.reason.phase) == ("timeout", "start")
+    assert record.wall_time_s < 20
 
 
 def test_a_run_that_takes_too_long_is_ended(make_run: MakeRun, tmp_path: Path) -> None:
