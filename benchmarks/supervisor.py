@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import agent, merge, verdict
 from benchmarks.config import RunConfig
 from benchmarks.environment import host_environment
+from benchmarks.errors import UserError
 from benchmarks.folder import now
 from benchmarks.hardware import count_oom_kills
 from benchmarks.interruption import Interrupted, signals_ignored, signals_raise
@@ -34,6 +35,7 @@ def supervise(run: RunConfig, folder: Path, attempt: int = 1, team: Team = ALONE
     logs = folder / f"attempt{attempt}"
     oom_kills = count_oom_kills()
     interruption: Interrupted | None = None
+    accident: Exception | None = None
     ended = agent.Exit()
     agent.preload()
     with signals_raise():
@@ -44,12 +46,18 @@ def supervise(run: RunConfig, folder: Path, attempt: int = 1, team: Team = ALONE
             ended = agent.run_workers(run, team, store, logs, started_ns)
         except Interrupted as stop:
             interruption = stop
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever befell the supervisor becomes a failed record
+            accident = error
         with signals_ignored():
             part(team, folder)
             results = merge.read_results(logs, run.workers)
             word = (
                 verdict.of_interruption(interruption, results)
                 if interruption
+                else verdict.of_accident(accident)
+                if accident
                 else verdict.of_node(run, logs, ended, results, count_oom_kills() - oom_kills)
             )
             record = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def of_interruption(interruption: Interrupted, results: Sequence[RankResult]) ->
     name = signal.Signals(interruption.number).name
     phase = results[0].phases[-1][0] if results else "start"
     return Word(status="cancelled", reason=Reason(phase=phase, kind=f"signal {name}", message=f"stopped by {name}"))
+
+
+def of_accident(error: Exception) -> Word:
+    """The supervisor itself failed: no worker could be started, or the agent broke."""
+    lines = traceback.format_exception(error)
+    reason = Reason(
+        phase="start",
+        kind=type(error).__name__,
+        message=f"the supervisor failed: {error}".splitlines()[0],
+        log_tail="".join(lines).splitlines()[-_LOG_TAIL_LINES:],
+    )
+    return Word(status="error", reason=reason)
 
 
 def of_run(words: Sequence[Word], checks: Sequence[Check]) -> Word:

@@ -218,6 +218,21 @@ def test_an_agent_that_is_stuck_is_ended_too(
     assert record.wall_time_s < 20
 
 
+def test_an_accident_of_the_supervisors_leaves_a_record_too(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(agent, "_elastic_agent", broken)
+    record = supervise(make_run(), tmp_path)
+    assert (record.status, record.reason and record.reason.kind) == ("error", "BlockingIOError")
+    assert record.reason is not None
+    assert "Resource temporarily unavailable" in record.reason.message
+    assert any("in broken" in line for line in record.reason.log_tail)
+    assert read_record(tmp_path / RECORD_NAME) == record
+
+
 def test_a_run_that_takes_too_long_is_ended(make_run: MakeRun, tmp_path: Path) -> None:
     record = supervise(faulty(make_run, "sleep", workload__sleep_s=0.2, steps=1000, run_limit_s=3), tmp_path)
     assert record.status == "timeout"
