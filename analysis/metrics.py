@@ -39,7 +39,11 @@ def epoch_time_s(wall_time_s: float, epochs: int) -> float:
 
 
 def speedup(base_time: Number, time: Number) -> Number:
-    """Strong scaling, the same global batch: `T(N0) / T(N)`; ideal is N / N0."""
+    """Strong scaling, the same global batch: `T(N0) / T(N)`; ideal is N / N0.
+
+    Also the epoch convention: with a fixed data set, a fixed batch per worker and T per epoch, more workers make fewer
+    steps of the same length, so that this ratio of epoch times equals the scaled speed-up.
+    """
     return base_time / time
 
 
@@ -59,14 +63,6 @@ def weak_efficiency(base_time: Number, time: Number) -> Number:
 def scaled_speedup(base_time: Number, time: Number, base_workers: int, workers: int) -> Number:
     """Weak scaling: `weak_efficiency * N / N0` with T per step; ideal is N / N0 (Gustafson's reading)."""
     return base_time / time * workers / base_workers
-
-
-def epoch_speedup(base_epoch_time: Number, epoch_time: Number) -> Number:
-    """The epoch convention: a fixed data set, a fixed batch per worker, T per epoch: `T(N0) / T(N)`.
-
-    More workers make fewer steps of the same length, so this equals the scaled speed-up.
-    """
-    return base_epoch_time / epoch_time
 
 
 def ideal_speedup(workers: Number, base_workers: int) -> Number:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from analysis import metrics
 from analysis.columns import OVERSUBSCRIBED, clean
 from analysis.schema import Estimate, Kind, Report, ScalingPoint, Series
 from benchmarks.config import VARIANT_AXES
@@ -208,7 +209,7 @@ def _ideal(axes: Axes, found: Sequence[Series], measure: _Measure) -> None:
     if measure.ideal == "proportional":
         for base in sorted({series.base.workers for series in found if series.base}):
             most = max(point.workers for series in found for point in series.points)
-            axes.plot([base, most], [1, most / base], color=_GREY, ls="--", lw=0.9, zorder=1)
+            axes.plot([base, most], [1, metrics.ideal_speedup(most, base)], color=_GREY, ls="--", lw=0.9, zorder=1)
 
 
 def _axes(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -> None:

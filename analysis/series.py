@@ -250,12 +250,17 @@ def _scaling_point(kind: Kind, result: Result, base: Result | None) -> ScalingPo
     # The draws of two cells are independent, so the ratio of any two carries the noise of both.
     if kind == "strong":
         speedup = estimate(metrics.speedup(of_base, of_cell), metrics.speedup(base.draws, result.draws))
-        efficiency = _scaled(speedup, numbers[0] / numbers[1])
+        efficiency = estimate(
+            metrics.efficiency(of_base, of_cell, *numbers), metrics.efficiency(base.draws, result.draws, *numbers)
+        )
     else:
         efficiency = estimate(
             metrics.weak_efficiency(of_base, of_cell), metrics.weak_efficiency(base.draws, result.draws)
         )
-        speedup = _scaled(efficiency, numbers[1] / numbers[0])
+        speedup = estimate(
+            metrics.scaled_speedup(of_base, of_cell, *numbers),
+            metrics.scaled_speedup(base.draws, result.draws, *numbers),
+        )
     return ScalingPoint(**fields, speedup=speedup, efficiency=efficiency, above_ideal=efficiency.low > 1 + _ROUNDING)
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,7 +32,6 @@ Status = Literal[
     "cancelled",
     "lost",
 ]
-STATUSES: tuple[Status, ...] = get_args(Status)
 OWN_FAULT: frozenset[Status] = frozenset({"oom", "diverged", "invalid"})
 """States that the configuration itself caused: the same run would end the same way, so it is not tried again."""
 

@@ -69,5 +69,5 @@ def test_speedup_and_efficiency_agree(base: float, time: float, base_workers: in
 def test_epoch_convention_is_the_scaled_speedup(base: float, time: float, workers: int, samples: int) -> None:
     """A fixed data set and batch per worker: N workers make 1/N of the steps."""
     steps = samples / 32
-    epoch = metrics.epoch_speedup(base * steps, time * steps / workers)
+    epoch = metrics.speedup(base * steps, time * steps / workers)
     assert epoch == pytest.approx(metrics.scaled_speedup(base, time, 1, workers))
