@@ -11,19 +11,25 @@ from typing import Final
 
 PHASES: Final = ("start", "rendezvous", "data", "build", "warmup", "window", "evaluation", "checks", "teardown")
 
-_FORMAT = struct.Struct("=qqqqq")  # pid, phase, step, steps, time in monotonic nanoseconds
-_BEAT = struct.Struct("=qqq")  # the last three of them
-_BEAT_OFFSET = 16
+_FORMAT = struct.Struct("=qqqqqq")  # pid, phase, step, steps, time in monotonic nanoseconds, has left its result
+_ENTER = struct.Struct("=qqqqq")  # all but the last
+_BEAT = struct.Struct("=qqq")  # step, steps, time
+_LEFT = struct.Struct("=q")
+_BEAT_OFFSET, _LEFT_OFFSET = 16, 40
 
 
 class Pulse:
     """One worker's latest sign of life."""
 
-    def __init__(self, pid: int, phase: int, step: int, steps: int, at_ns: int) -> None:
+    def __init__(self, pid: int, phase: int, step: int, steps: int, at_ns: int, left: int) -> None:
         self.pid = pid
         self.phase = PHASES[phase]
         self.step = step
         self.steps = steps
+        self.at_ns = at_ns
+        """By the monotonic clock; 0 before the first."""
+        self.left = bool(left)
+        """Whether the worker's result is there."""
         self.age_s = (time.monotonic_ns() - at_ns) / 1e9 if at_ns else None
 
 
@@ -42,7 +48,7 @@ class Heartbeat:
 
     def enter(self, local_rank: int, phase: str, steps: int = 0) -> None:
         """The worker begins a phase."""
-        _FORMAT.pack_into(
+        _ENTER.pack_into(
             self._map,
             local_rank * _FORMAT.size,
             os.getpid(),
@@ -55,6 +61,10 @@ class Heartbeat:
     def beat(self, local_rank: int, step: int, steps: int) -> None:
         """The worker has come to a step."""
         _BEAT.pack_into(self._map, local_rank * _FORMAT.size + _BEAT_OFFSET, step, steps, time.monotonic_ns())
+
+    def leave(self, local_rank: int) -> None:
+        """The worker has left its result."""
+        _LEFT.pack_into(self._map, local_rank * _FORMAT.size + _LEFT_OFFSET, 1)
 
     def read(self) -> list[Pulse]:
         """All workers' latest signs of life, in the order of their local ranks."""

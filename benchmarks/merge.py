@@ -68,6 +68,41 @@ def read_results(folder: Path, workers: int) -> list[RankResult]:
     return [msgspec.json.decode(path.read_bytes(), type=RankResult) for path in paths if path.exists()]
 
 
+def steps_of_all(results: Sequence[RankResult]) -> list[RankResult]:
+    """The ranks' results cut to the steps that all of them have finished; none where there is no such step.
+
+    Ranks end at different steps when a run is cut short. A span that is cut takes the sum of the steps that are left.
+    """
+    if not results:
+        return []
+    by_span = zip(*(result.spans for result in results), strict=False)  # some ranks have not begun the last one
+    lengths = [min(len(span.step_s) for span in spans) for spans in by_span]
+    lengths = [length for length in lengths if length]
+    total = sum(lengths)
+    return [
+        msgspec.structs.replace(
+            result,
+            spans=[_cut(span, length) for span, length in zip(result.spans, lengths, strict=False)],
+            samples=result.samples[:total],
+            losses=result.losses[:total],
+            evaluations=[evaluation for evaluation in result.evaluations if evaluation.after_steps <= total],
+        )
+        for result in results
+        if total
+    ]
+
+
+def _cut(span: StepTimes, steps: int) -> StepTimes:
+    if steps == len(span.step_s):
+        return span
+    return StepTimes(
+        step_s=span.step_s[:steps],
+        data_wait_s=span.data_wait_s[:steps],
+        sync_wait_s=span.sync_wait_s[:steps] if span.sync_wait_s is not None else None,
+        wall_time_s=sum(span.step_s[:steps]),
+    )
+
+
 def merge_window(results: Sequence[RankResult]) -> Window:
     """One window out of all ranks'.
 

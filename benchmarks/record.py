@@ -78,7 +78,7 @@ class Window(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     samples: list[int]
     """Samples of the global batch."""
     loss: list[float | None]
-    """Mean over the global batch, before the step; null where it was not finite."""
+    """Mean over the global batch, before the step; null where it was not finite, or the run was cut short."""
     spans: list[Span]
 
 

@@ -70,12 +70,18 @@ class Clock(ABC):
     def times(self) -> StepTimes:
         """All steps of the span, in seconds; to be called after `stop`."""
 
-    def _times(self, step_s: list[float], data_wait_s: list[float], sync_wait_s: list[float]) -> StepTimes:
+    @abstractmethod
+    def times_so_far(self) -> StepTimes:
+        """The steps that are over by now; at any moment, from any thread, without waiting for the device."""
+
+    def _times(
+        self, step_s: list[float], data_wait_s: list[float], sync_wait_s: list[float], wall_time_s: float
+    ) -> StepTimes:
         return StepTimes(
             step_s=step_s,
             data_wait_s=data_wait_s,
             sync_wait_s=sync_wait_s if self.marks_last_gradient else None,
-            wall_time_s=self.wall_time_s,
+            wall_time_s=wall_time_s,
         )
 
 
@@ -105,17 +111,26 @@ class MonotonicClock(Clock):
         self._backward[self._step] = time.perf_counter_ns()
 
     def step_done(self) -> None:
-        self._step += 1
-        self._done[self._step] = time.perf_counter_ns()
+        step = self._step + 1
+        self._done[step] = time.perf_counter_ns()
+        self._step = step  # last: whoever reads it from another thread finds all marks of the steps before
 
     def times(self) -> StepTimes:
+        return self._first(self.steps, self.wall_time_s)
+
+    def times_so_far(self) -> StepTimes:
+        steps = self._step
+        return self._first(steps, (self._done[steps] - self._done[0]) / 1e9)
+
+    def _first(self, steps: int, wall_time_s: float) -> StepTimes:
         def seconds(starts: list[int], ends: list[int]) -> list[float]:
-            return [(end - start) / 1e9 for start, end in zip(starts, ends, strict=True)]
+            return [(end - start) / 1e9 for start, end in zip(starts[:steps], ends[:steps], strict=True)]
 
         return self._times(
-            seconds(self._done[:-1], self._done[1:]),
-            seconds(self._done[:-1], self._batch),
+            seconds(self._done, self._done[1:]),
+            seconds(self._done, self._batch),
             seconds(self._gradient, self._backward),
+            wall_time_s,
         )
 
 
@@ -149,18 +164,36 @@ class CudaClock(Clock):
         self._backward[self._step].record()
 
     def step_done(self) -> None:
-        self._step += 1
-        self._done[self._step].record()
+        step = self._step + 1
+        self._done[step].record()
+        self._step = step  # last: an event that was not recorded yet would count as complete
 
     def times(self) -> StepTimes:
-        def seconds(starts: list[torch.cuda.Event], ends: list[torch.cuda.Event]) -> list[float]:
-            return [start.elapsed_time(end) / 1e3 for start, end in zip(starts, ends, strict=True)]
+        return self._first(self.steps, self.wall_time_s)
 
-        marked = self.marks_last_gradient
+    def times_so_far(self) -> StepTimes:
+        """Steps whose events are complete; none where the device has failed.
+
+        The host runs ahead of the device: of the steps that it has issued, the last may still wait there, perhaps for
+        ever, so the events are only asked.
+        """
+        steps = self._step
+        try:
+            while steps and not self._done[steps].query():
+                steps -= 1
+            return self._first(steps, self._done[0].elapsed_time(self._done[steps]) / 1e3 if steps else 0.0)
+        except RuntimeError:  # as CUDA's errors are
+            return self._first(0, 0.0)
+
+    def _first(self, steps: int, wall_time_s: float) -> StepTimes:
+        def seconds(starts: list[torch.cuda.Event], ends: list[torch.cuda.Event]) -> list[float]:
+            return [start.elapsed_time(end) / 1e3 for start, end in zip(starts[:steps], ends[:steps], strict=True)]
+
         return self._times(
-            seconds(self._done[:-1], self._done[1:]),
-            seconds(self._done[:-1], self._batch),
-            seconds(self._gradient, self._backward) if marked else [],
+            seconds(self._done, self._done[1:]),
+            seconds(self._done, self._batch),
+            seconds(self._gradient, self._backward) if self.marks_last_gradient else [],
+            wall_time_s,
         )
 
 

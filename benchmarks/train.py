@@ -8,7 +8,7 @@ costs nor their effects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader, global_batch_sizes, share
 from benchmarks.optimizer import optimizers
+from benchmarks.partial import SoFar
 from benchmarks.precision import precisions
 from benchmarks.record import Check, Evaluation, finite
 from benchmarks.step_times import StepTimes
@@ -28,10 +29,11 @@ from benchmarks.workload import ImageShape, build
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How the measurement tells its surroundings where it is; both calls return at once."""
+    """How the measurement tells its surroundings where it is; all calls return at once."""
 
     phase: Callable[[str], None]
     beat: Callable[[int, int], None]
+    so_far: SoFar = field(default_factory=SoFar)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     report.phase("warmup")
     trainer.warm_up(loader)
 
+    expected_samples = _expected_samples(run, place, len(dataset.train))
     spans: list[StepTimes] = []
     losses: list[Tensor] = []
     samples: list[int] = []
@@ -93,14 +96,17 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     for steps, batches in _spans(run, loader):
         report.phase("window")
         clock = trainer.new_clock(steps)
+        report.so_far.begin(clock, expected_samples[len(samples) : len(samples) + steps])
         strategy.align()
         span_losses, span_samples = timed_span(trainer.step, batches, clock, report.beat)
         spans.append(clock.times())
+        report.so_far.end(spans[-1])
         losses += span_losses
         samples += span_samples
         if run.evaluate:
             report.phase("evaluation")
             evaluations.append(trainer.evaluate(dataset, after_steps=len(samples), beat=report.beat))
+            report.so_far.evaluated(evaluations[-1])
 
     report.phase("checks")
     loss_values = torch.stack(losses).float().cpu().tolist()
@@ -112,7 +118,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         evaluations=evaluations,
         checks=[
             sanity.finite_loss(loss_values),
-            sanity.expected_samples(sum(samples), _expected_samples(run, place, len(dataset.train))),
+            sanity.expected_samples(sum(samples), sum(expected_samples)),
             sanity.clocks_agree(spans),
             *trainer.checks(),
         ],
@@ -228,15 +234,15 @@ class ToFloat(nn.Module):
         return images.to(torch.float32, memory_format=self.layout).div(127.5).sub(1.0)
 
 
-def _expected_samples(run: RunConfig, place: Place, train_samples: int) -> int:
-    """Samples that this rank must have processed in the window, from the configuration alone."""
+def _expected_samples(run: RunConfig, place: Place, train_samples: int) -> list[int]:
+    """Samples that this rank must process in each step of the window, from the configuration alone."""
     if run.steps:
-        return run.steps * run.batch_per_worker
+        return [run.batch_per_worker] * run.steps
     shares = (
         share(size, place.rank, place.workers)
         for size in global_batch_sizes(train_samples, run.global_batch, run.workers)
     )
-    return (run.epochs or 0) * sum(int(part.stop - part.start) for part in shares)
+    return [int(part.stop - part.start) for part in shares] * (run.epochs or 0)
 
 
 def _spans(run: RunConfig, loader: Loader) -> Iterator[tuple[int, Iterator[Batch]]]:

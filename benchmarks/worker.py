@@ -10,7 +10,6 @@ import ctypes
 import faulthandler
 import multiprocessing
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,7 +20,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 # torch imports it at an optimiser's first step, which takes seconds: here it is paid once, before the fork
@@ -33,7 +31,8 @@ from benchmarks.data import DataError
 from benchmarks.errors import UserError
 from benchmarks.heartbeat import Heartbeat
 from benchmarks.merge import CANNOT_WRITE, Failure, RankResult, log_path, result_path
-from benchmarks.record import Status, finite, replace
+from benchmarks.partial import ResultFile, SoFar, block_request
+from benchmarks.record import Status, finite
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Measured, Report, measure
 
@@ -61,30 +60,34 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
     def beat(step: int, steps: int) -> None:
         heartbeat.beat(local_rank, step, steps)
 
+    report = Report(phase=enter, beat=beat, so_far=SoFar())
+    file = ResultFile(result_path(Path(folder), rank), result, report.so_far, lambda: heartbeat.leave(local_rank))
+    file.leave_when_asked()
+    failure: Failure | None = None
     try:
         enter("rendezvous")
         place = _take_place(run, rank, local_rank)
+        _describe(result, place)
         strategy = strategies.make(run.strategy, place)
         if strategy.communicates:
             _join_group(run, place)
-        measured = measure(run, place, strategy, Report(phase=enter, beat=beat))
+        measured = measure(run, place, strategy, report)
         _fill(result, measured, place)
         if strategy.communicates:
             dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 - whatever it was becomes a failed record
         traceback.print_exc()
-        result.failure = _classify(error, result.phases[-1][0])
-    result.phases.append(("end", time.monotonic_ns()))
-    result.peak_host_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        failure = _classify(error, result.phases[-1][0])
     try:
-        replace(result_path(Path(folder), rank), msgspec.json.encode(result))
+        file.leave(failure)
     except OSError:
         os._exit(CANNOT_WRITE)  # a full disk takes no log line either
-    if result.failure:
-        _fail(result.failure)
+    if failure:
+        _fail(failure)
 
 
 def _be_a_good_child() -> None:
+    block_request()
     # No orphans, even if the fork server or the supervisor is killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_outlive_no_supervisor, daemon=True, name="outlive-no-supervisor").start()
@@ -144,9 +147,13 @@ def _fill(result: RankResult, measured: Measured, place: Place) -> None:
     result.losses = [finite(loss) for loss in measured.losses]
     result.evaluations = measured.evaluations
     result.checks = measured.checks
-    on_gpu = place.device.type == "cuda"
-    result.device = torch.cuda.get_device_name(place.device) if on_gpu else "cpu"
-    result.peak_device_bytes = torch.cuda.max_memory_allocated(place.device) if on_gpu else None
+    if place.device.type == "cuda":
+        result.peak_device_bytes = torch.cuda.max_memory_allocated(place.device)
+
+
+def _describe(result: RankResult, place: Place) -> None:
+    """What is known before anything is measured, and must be there if nothing ever is."""
+    result.device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "cpu"
     result.environment = _torch_environment(place)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from benchmarks.merge import RankResult, ledger, merge_checks, merge_memory, merge_window, summarise
-from benchmarks.record import Check
+from benchmarks.merge import RankResult, ledger, merge_checks, merge_memory, merge_window, steps_of_all, summarise
+from benchmarks.record import Check, Evaluation
 from benchmarks.step_times import StepTimes
 
 
@@ -86,3 +87,28 @@ def test_the_ledger_has_no_gap() -> None:
         "teardown": 1.0,
     }
     assert ledger(None, 500_000_000, 6_000_000_000) == {"start": 5.5}
+
+
+def test_steps_that_one_rank_has_not_finished_are_cut_off() -> None:
+    """In the second span one rank is a step ahead; the third, only one rank has begun."""
+    one = span([1.0, 1.0], [0.5, 0.5], [0.25, 0.25], 2.125)
+    ahead = result(0, spans=[one, span([1.0, 2.0], [0.0, 0.5], None, 3.0), one], samples=[8] * 6, losses=[None] * 6)
+    behind = result(1, spans=[one, span([3.0], [1.0], None, 3.0)], samples=[8] * 3, losses=[None] * 3)
+    window = merge_window(steps_of_all([ahead, behind]))
+    assert window.step_time_s == [1.0, 1.0, 3.0]
+    assert window.samples == [16] * 3
+    assert window.loss == [None] * 3
+    assert [(cut.steps, cut.samples, cut.wall_time_s) for cut in window.spans] == [(2, 32, 2.125), (1, 16, 3.0)]
+
+
+def test_ranks_without_a_step_in_common_have_measured_nothing() -> None:
+    assert steps_of_all([]) == []
+    assert steps_of_all([FAST, result(1)]) == []
+    assert steps_of_all([FAST, result(1, spans=[span([], [], [], 0.0)])]) == []
+
+
+def test_an_evaluation_after_steps_that_were_cut_off_goes_with_them() -> None:
+    evaluations = [Evaluation(after_steps=steps, time_s=1.0, samples=10, accuracy=0.5, loss=None) for steps in (2, 3)]
+    behind = msgspec.structs.replace(SLOW, spans=SLOW.spans[:1])
+    cut = steps_of_all([msgspec.structs.replace(FAST, evaluations=evaluations), behind])
+    assert cut[0].evaluations == evaluations[:1]

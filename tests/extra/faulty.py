@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from benchmarks.workload import ImageShape, workloads
 
@@ -36,8 +37,12 @@ class _Faulty(nn.Module):
             "late": lambda: None,
             "leave": self._leave,
             "perturb": self._perturb,
+            "stall": lambda: None,
+            "freeze": lambda: os.kill(os.getpid(), signal.SIGSTOP),
         }
         self.fault = fault
+        if fault == "stall":
+            register_optimizer_step_pre_hook(self._stall)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
@@ -55,6 +60,11 @@ class _Faulty(nn.Module):
 
     def _raise(self) -> None:
         raise ZeroDivisionError("broken on purpose")
+
+    def _stall(self, *_: Any) -> None:
+        """After the backward pass, so that the other ranks still finish this step and this one does not."""
+        if self.calls > self.first_call:
+            time.sleep(3600)
 
     @staticmethod
     def _exhaust() -> None:
