@@ -7,8 +7,7 @@ import multiprocessing.forkserver
 import os
 import signal
 import tempfile
-import threading
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING
 from benchmarks.config import RunConfig
 from benchmarks.heartbeat import Heartbeat, Pulse
 from benchmarks.team import WORD_LIMIT_S, Team
+from benchmarks.watch import Ending, Limits, Watch, send
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
-_POLL_S = 0.1
-_STACK_DUMP_S = 0.5
-_START_PATIENCE_S = 60.0
+_POLL_S = 0.05
 
 
 def preload() -> None:
@@ -44,57 +42,21 @@ class Exit:
     ranks: tuple[int, ...] = ()
     """The global ranks of this node's workers, by local rank."""
     pulses: tuple[Pulse, ...] = ()
-    """Their last signs of life, by local rank."""
+    """Their last signs of life before they were ended, by local rank."""
     rank: int | None = None
     code: int = 0
-    ended_by_watch: str | None = None
-    """Why the watch ended them: `hang` or `run_limit`."""
+    ended_by_watch: Ending | None = None
 
 
-class Watch(threading.Thread):
-    """Reads the workers' heartbeats; ends them when one is silent for too long, or all have taken too long."""
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """What the watch needs beyond the run: its limits, and who wants to see the workers' signs of life."""
 
-    def __init__(self, run: RunConfig, heartbeat: Heartbeat, started_ns: int) -> None:
-        super().__init__(daemon=True, name="watch")
-        self.run_config, self.heartbeat, self.started_ns = run, heartbeat, started_ns
-        self.reason: str | None = None
-        self.pulses: tuple[Pulse, ...] = ()
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        """Poll until stopped."""
-        while not self.reason and not self._over.wait(_POLL_S):
-            self.pulses = tuple(self.heartbeat.read())
-            age_s = (time.monotonic_ns() - self.started_ns) / 1e9
-            silence_s = [age_s if pulse.age_s is None else pulse.age_s for pulse in self.pulses]
-            if age_s > self.run_config.run_limit_s:
-                self.reason = "run_limit"
-            elif max(silence_s) > self.run_config.hang_limit_s:
-                self.reason = "hang"
-        if not self.reason:
-            return
-        patience = time.monotonic() + _START_PATIENCE_S
-        while not self._over.is_set():  # again and again: a worker that had not come to life yet may do so now
-            self._end_workers()
-            if time.monotonic() > patience:
-                os.kill(os.getpid(), signal.SIGTERM)  # the agent itself is stuck, before any worker lives
-                return
-
-    def stop(self) -> None:
-        """No more watching."""
-        self._over.set()
-        if self.is_alive():
-            self.join()
-        self.pulses = tuple(self.heartbeat.read())
-
-    def _end_workers(self) -> None:
-        for number in (signal.SIGUSR1, signal.SIGKILL):  # first let them print where they are
-            for pulse in self.heartbeat.read():
-                _signal(pulse.pid, number)
-            self._over.wait(_STACK_DUMP_S)
+    limits: Limits
+    show: Callable[[Sequence[Pulse]], None]
 
 
-def run_workers(run: RunConfig, team: Team, store: TCPStore, logs: Path, started_ns: int) -> Exit:
+def run_workers(run: RunConfig, team: Team, store: TCPStore, logs: Path, watching: Watching) -> Exit:
     """Start all workers of this node and wait for their end. Interrupted or not, none is alive afterwards."""
     for chatty in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)  # the record says what happened
@@ -104,15 +66,15 @@ def run_workers(run: RunConfig, team: Team, store: TCPStore, logs: Path, started
         heartbeat_path = Path(scratch) / "heartbeat"
         heartbeat = Heartbeat(heartbeat_path, run.workers_per_node)
         agent = _elastic_agent(run, team, store, (run, str(logs), str(heartbeat_path)))
-        watch = Watch(run, heartbeat, started_ns)
+        watch = Watch(run, heartbeat, watching.limits, watching.show)
         watch.start()
         try:
             result = agent.run()
         except BaseException:
             for pulse in heartbeat.read():
-                _signal(pulse.pid, signal.SIGKILL)  # whom an interrupted agent has left
-            if watch.reason:
-                return Exit(pulses=tuple(heartbeat.read()), ended_by_watch=watch.reason)
+                send(pulse.pid, signal.SIGKILL)  # whom an interrupted agent has left
+            if watch.ending:
+                return Exit(pulses=watch.pulses, ended_by_watch=watch.ending)
             raise
         finally:
             watch.stop()
@@ -120,7 +82,7 @@ def run_workers(run: RunConfig, team: Team, store: TCPStore, logs: Path, started
     if not result.is_failed():
         return Exit(ranks=ranks, pulses=watch.pulses)
     rank, failure = next(iter(result.failures.items()))
-    return Exit(ranks=ranks, pulses=watch.pulses, rank=rank, code=failure.exitcode, ended_by_watch=watch.reason)
+    return Exit(ranks=ranks, pulses=watch.pulses, rank=rank, code=failure.exitcode, ended_by_watch=watch.ending)
 
 
 def _elastic_agent(run: RunConfig, team: Team, store: TCPStore, arguments: tuple[object, ...]) -> LocalElasticAgent:
@@ -147,7 +109,7 @@ def _elastic_agent(run: RunConfig, team: Team, store: TCPStore, arguments: tuple
         args=arguments,
         rdzv_handler=create_handler(store, C10dRendezvousBackend(store, run.run_id), parameters),
         max_restarts=0,
-        monitor_interval=_POLL_S / 2,
+        monitor_interval=_POLL_S,
         local_addr=team.address,
     )
     return LocalElasticAgent(spec, DefaultLogsSpecs(), start_method="forkserver", exit_barrier_timeout=WORD_LIMIT_S)
@@ -158,12 +120,3 @@ def _work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
     from benchmarks.worker import work
 
     work(run, folder, heartbeat_path)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    if pid <= 0:
-        return
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return  # it has ended

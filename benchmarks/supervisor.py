@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import agent, merge, verdict
@@ -14,25 +15,69 @@ from benchmarks.hardware import count_oom_kills
 from benchmarks.interruption import Interrupted, signals_ignored, signals_raise
 from benchmarks.merge import RankResult
 from benchmarks.record import RECORD_NAME, Record, archive, write_record
+from benchmarks.reporter import Reporter
 from benchmarks.team import Team, Word, collect_words, leave_word, meet, part
+from benchmarks.watch import Limits
 
 ALONE = Team()
 
 
-def supervise(run: RunConfig, folder: Path, attempt: int = 1, team: Team = ALONE) -> Record | None:
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    run: RunConfig
+    folder: Path
+    number: int
+    team: Team
+    limits: Limits
+    started_at: str
+    reporter: Reporter
+
+
+def supervise(
+    run: RunConfig, folder: Path, attempt: int = 1, team: Team = ALONE, *, ends_at_s: float | None = None
+) -> Record | None:
     """Make one attempt at a run; the team's leader writes its record into `folder`, beside those of earlier attempts.
+
+    Args:
+        run: What to run.
+        folder: The run's folder, in that of its sweep.
+        attempt: Its number, from 1.
+        team: This supervisor among those of all nodes.
+        ends_at_s: When the allocation ends, in UNIX time: the workers are ended some time before, so that a record
+            with what was measured can be left. None where there is no such end.
 
     Returns:
         The record; None on the other nodes of a team.
 
     Raises:
-        Interrupted: a signal arrived; a `cancelled` record was written, no worker is left.
+        Interrupted: a signal arrived; a record was written that says so, no worker is left.
         UserError: the other nodes of the team were not found.
         OSError: the record could not be written.
     """
-    started_ns, started_at = time.monotonic_ns(), now()
+    limits, started_at = Limits.from_now(ends_at_s), now()
     folder.mkdir(parents=True, exist_ok=True)
-    logs = folder / f"attempt{attempt}"
+    reporter = Reporter(run, folder, attempt, started_at)
+    if team.leads:
+        reporter.start()
+    try:
+        return _make(
+            _Attempt(
+                run=run,
+                folder=folder,
+                number=attempt,
+                team=team,
+                limits=limits,
+                started_at=started_at,
+                reporter=reporter,
+            )
+        )
+    finally:
+        reporter.stop()
+
+
+def _make(this: _Attempt) -> Record | None:
+    run, team = this.run, this.team
+    logs = this.folder / f"attempt{this.number}"
     oom_kills = count_oom_kills()
     interruption: Interrupted | None = None
     accident: Exception | None = None
@@ -40,10 +85,11 @@ def supervise(run: RunConfig, folder: Path, attempt: int = 1, team: Team = ALONE
     agent.preload()
     with signals_raise():
         try:
-            store, meeting = meet(team, folder, attempt)
-            logs = folder / f"attempt{meeting.attempt}"
+            store, meeting = meet(team, this.folder, this.number)
+            logs = this.folder / f"attempt{meeting.attempt}"
             logs.mkdir(exist_ok=True)
-            ended = agent.run_workers(run, team, store, logs, started_ns)
+            watching = agent.Watching(limits=this.limits, show=this.reporter.show)
+            ended = agent.run_workers(run, team, store, logs, watching)
         except Interrupted as stop:
             interruption = stop
         except UserError:
@@ -51,59 +97,66 @@ def supervise(run: RunConfig, folder: Path, attempt: int = 1, team: Team = ALONE
         except Exception as error:  # noqa: BLE001 - whatever befell the supervisor becomes a failed record
             accident = error
         with signals_ignored():
-            part(team, folder)
+            part(team, this.folder)
             results = merge.read_results(logs, run.workers)
             word = (
-                verdict.of_interruption(interruption, results)
+                verdict.of_interruption(interruption, this.folder.parent, results)
                 if interruption
                 else verdict.of_accident(accident)
                 if accident
-                else verdict.of_node(run, logs, ended, results, count_oom_kills() - oom_kills)
+                else verdict.of_node(logs, ended, results, count_oom_kills() - oom_kills)
             )
             record = None
             if team.leads:
                 words = [word] if interruption else collect_words(team, logs, word)
-                record = _record(run, team, attempt, words, ended, logs, (started_at, started_ns))
-                if attempt > 1 and (folder / RECORD_NAME).exists():
-                    archive(folder, attempt - 1)
-                write_record(folder, record)
-                for rank in range(run.workers):
-                    merge.result_path(logs, rank).unlink(missing_ok=True)
+                record = _leave_record(this, words, ended, logs)
             elif logs.exists():
                 leave_word(team, logs, word)
     if interruption:
+        interruption.status = word.status
         raise interruption
     return record
 
 
-def _record(
-    run: RunConfig, team: Team, attempt: int, words: list[Word], ended: agent.Exit, logs: Path, started: tuple[str, int]
-) -> Record:
+def _leave_record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) -> Record:
+    record = _record(this, words, ended, logs)
+    if this.number > 1 and (this.folder / RECORD_NAME).exists():
+        archive(this.folder, this.number - 1)
+    write_record(this.folder, record)
+    for rank in range(this.run.workers):
+        merge.result_path(logs, rank).unlink(missing_ok=True)
+    return record
+
+
+def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) -> Record:
+    run = this.run
     results = merge.read_results(logs, run.workers)  # again: other nodes' workers have ended since
     whole = len(results) == run.workers and not any(result.failure for result in results)
     checks = merge.merge_checks(results) if whole else []
     word = verdict.of_run(words, checks)
     first = results[0] if results else None
+    # A run that was cut short keeps what it has measured; any other failure leaves no number.
+    measured = results if whole else merge.steps_of_all(results) if word.status == "timeout" else []
     ended_ns = time.monotonic_ns()
     return Record(
         run_id=run.run_id,
         cell_id=run.cell_id,
         sweep=run.sweep,
         repeat=run.repeat,
-        attempt=attempt,
+        attempt=this.number,
         status=word.status,
         reason=word.reason,
         config=run.as_dict(),
         workers=run.workers,
-        nodes=team.nodes,
-        started_at=started[0],
-        wall_time_s=(ended_ns - started[1]) / 1e9,
-        window=merge.merge_window(results) if whole else None,
-        ranks=[merge.summarise(result) for result in results] if whole else [],
-        evaluation=first.evaluations if first and whole else [],
-        memory=merge.merge_memory(results) if whole else None,
+        nodes=this.team.nodes,
+        started_at=this.started_at,
+        wall_time_s=(ended_ns - this.limits.started_ns) / 1e9,
+        window=merge.merge_window(measured) if measured and len(measured) == run.workers else None,
+        ranks=[merge.summarise(result) for result in measured],
+        evaluation=measured[0].evaluations if measured else [],
+        memory=merge.merge_memory(measured) if measured else None,
         energy=None,
-        ledger=merge.ledger(_of_this_node(results, ended), started[1], ended_ns),
+        ledger=merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns),
         ceilings=None,
         sanity=checks,
         notes=["oversubscribed"] if run.oversubscribed else [],

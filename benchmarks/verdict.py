@@ -7,20 +7,20 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import agent, merge
-from benchmarks.config import RunConfig
+from benchmarks import agent, allocation, merge
 from benchmarks.interruption import Interrupted
 from benchmarks.merge import RankResult
 from benchmarks.record import Check, Reason, Status
 from benchmarks.team import Word
+from benchmarks.watch import Ending
 
 _LOG_TAIL_LINES = 20
 
 
-def of_node(run: RunConfig, logs: Path, ended: agent.Exit, results: Sequence[RankResult], oom_kills: int) -> Word:
+def of_node(logs: Path, ended: agent.Exit, results: Sequence[RankResult], oom_kills: int) -> Word:
     """How this node's workers ended; `results` are those that they left."""
     if ended.ended_by_watch:
-        return Word(status="timeout", reason=_timeout(run, logs, ended))
+        return Word(status="timeout", reason=_timeout(logs, ended, ended.ended_by_watch))
     failed = [result for result in results if result.failure]
     # A worker that lost its peer fails too; the cause is the worker that failed otherwise, or died without a word.
     causes = [result for result in failed if result.failure and result.failure.status != "comm_error"]
@@ -44,11 +44,16 @@ def of_node(run: RunConfig, logs: Path, ended: agent.Exit, results: Sequence[Ran
     return Word(status="ok")
 
 
-def of_interruption(interruption: Interrupted, results: Sequence[RankResult]) -> Word:
-    """Somebody asked the run to stop."""
+def of_interruption(interruption: Interrupted, sweep_folder: Path, results: Sequence[RankResult]) -> Word:
+    """Somebody asked the run to stop: a person, or Slurm."""
     name = signal.Signals(interruption.number).name
     phase = results[0].phases[-1][0] if results else "start"
-    return Word(status="cancelled", reason=Reason(phase=phase, kind=f"signal {name}", message=f"stopped by {name}"))
+    status: Status = "cancelled"
+    message = f"stopped by {name}"
+    if interruption.number == signal.SIGTERM and allocation.job():
+        status, why = allocation.why_terminated(sweep_folder)
+        message = f"{message}: {why}"
+    return Word(status=status, reason=Reason(phase=phase, kind=f"signal {name}", message=message))
 
 
 def of_accident(error: Exception) -> Word:
@@ -76,19 +81,14 @@ def of_run(words: Sequence[Word], checks: Sequence[Check]) -> Word:
     return Word(status="ok")
 
 
-def _timeout(run: RunConfig, logs: Path, ended: agent.Exit) -> Reason:
+def _timeout(logs: Path, ended: agent.Exit, ending: Ending) -> Reason:
     silence = [float("inf") if pulse.age_s is None else pulse.age_s for pulse in ended.pulses]
     slowest = silence.index(max(silence))
     pulse, rank = ended.pulses[slowest], ended.ranks[slowest] if ended.ranks else slowest
-    limit = (
-        f"no progress for hang_limit_s={run.hang_limit_s:g}"
-        if ended.ended_by_watch == "hang"
-        else f"longer than run_limit_s={run.run_limit_s:g}"
-    )
     return Reason(
         phase=pulse.phase,
-        kind=str(ended.ended_by_watch),
-        message=f"{limit}; rank {rank} was in {pulse.phase}, step {pulse.step} of {pulse.steps}",
+        kind=ending.kind,
+        message=f"{ending.message}; rank {rank} was in {pulse.phase}, step {pulse.step} of {pulse.steps}",
         rank=rank,
         log_tail=_log_tail(logs, rank),
     )

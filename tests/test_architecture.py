@@ -13,12 +13,25 @@ import pytest
 from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
-CORE = {"config", "sweep", "record", "folder", "errors", "rules"}
+CORE = {"config", "sweep", "record", "progress", "folder", "errors", "rules"}
 COMMAND_LINE = {"run", "composed", "hydra_errors"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
 # Modules of benchmarks/ that this process must be able to import before, or without, torch.
-WITHOUT_TORCH = ["run", "supervisor", "agent", "merge", "step_times", "heartbeat", "console", "environment", "hardware"]
+WITHOUT_TORCH = [
+    "run",
+    "supervisor",
+    "agent",
+    "watch",
+    "reporter",
+    "allocation",
+    "merge",
+    "step_times",
+    "heartbeat",
+    "console",
+    "environment",
+    "hardware",
+]
 
 
 def modules(folder: str) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import agent
+from benchmarks import agent, watch
 from benchmarks.config import RunConfig
 from benchmarks.record import RECORD_NAME, Record, Window, read_record
 from benchmarks.supervisor import supervise as supervise_any
@@ -211,7 +211,7 @@ def test_an_agent_that_is_stuck_is_ended_too(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No worker ever lives, as when the fork server hangs on a dead file system."""
-    monkeypatch.setattr(agent, "_START_PATIENCE_S", 1.0)
+    monkeypatch.setattr(watch, "_START_PATIENCE_S", 1.0)
     monkeypatch.setattr(agent, "_elastic_agent", lambda *_: SimpleNamespace(run=lambda: time.sleep(60)))
     record = supervise(make_run(hang_limit_s=0.5), tmp_path)
     assert (record.status, record.reason and record.reason.phase) == ("timeout", "start")
