@@ -55,6 +55,11 @@ class Reporter(threading.Thread):
         self._slowest = min(pulses, key=lambda pulse: (PHASES.index(pulse.phase), pulse.step, -pulse.at_ns))
         self._meter.see(self._slowest)
 
+    @property
+    def phase(self) -> str:
+        """The one that the slowest of this node's workers was in when last seen."""
+        return self._slowest.phase if self._slowest else "start"
+
     def run(self) -> None:
         """Write until stopped. Progress is a convenience: where it cannot be written, the run goes on without it."""
         while not self._over.is_set():
@@ -80,7 +85,7 @@ class Reporter(threading.Thread):
             attempt=self.attempt,
             job=allocation.job(),
             host=socket.gethostname(),
-            phase=slowest.phase if slowest else "start",
+            phase=self.phase,
             step=slowest.step if slowest else 0,
             steps=slowest.steps if slowest else 0,
             samples_per_s=self._meter.samples_per_s,

@@ -100,7 +100,7 @@ def _make(this: _Attempt) -> Record | None:
             part(team, this.folder)
             results = merge.read_results(logs, run.workers)
             word = (
-                verdict.of_interruption(interruption, this.folder.parent, results)
+                verdict.of_interruption(interruption.number, this.folder.parent, this.reporter.phase)
                 if interruption
                 else verdict.of_accident(accident)
                 if accident

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import agent, allocation, merge
-from benchmarks.interruption import Interrupted
 from benchmarks.merge import RankResult
 from benchmarks.record import Check, Reason, Status
 from benchmarks.team import Word
@@ -44,13 +43,12 @@ def of_node(logs: Path, ended: agent.Exit, results: Sequence[RankResult], oom_ki
     return Word(status="ok")
 
 
-def of_interruption(interruption: Interrupted, sweep_folder: Path, results: Sequence[RankResult]) -> Word:
-    """Somebody asked the run to stop: a person, or Slurm."""
-    name = signal.Signals(interruption.number).name
-    phase = results[0].phases[-1][0] if results else "start"
+def of_interruption(number: int, sweep_folder: Path, phase: str) -> Word:
+    """Somebody asked the run to stop with this signal: a person, or Slurm."""
+    name = signal.Signals(number).name
     status: Status = "cancelled"
     message = f"stopped by {name}"
-    if interruption.number == signal.SIGTERM and allocation.job():
+    if number == signal.SIGTERM and allocation.job():
         status, why = allocation.why_terminated(sweep_folder)
         message = f"{message}: {why}"
     return Word(status=status, reason=Reason(phase=phase, kind=f"signal {name}", message=message))
@@ -99,11 +97,14 @@ def _death(logs: Path, ended: agent.Exit, rank: int, oom_kills: int) -> Word:
     if ended.code == merge.CANNOT_WRITE:
         message = f"rank {rank} could not write its result into {logs}; is the disk full?"
         return Word(status="error", reason=Reason(phase="teardown", kind="disk", message=message, rank=rank))
+    phase = ended.pulses[ended.ranks.index(rank)].phase if rank in ended.ranks else "start"
+    if -ended.code == signal.SIGTERM and allocation.job():
+        # Slurm's signal goes to all processes of the job; this worker's was faster than the supervisor's.
+        return of_interruption(signal.SIGTERM, logs.parents[1], phase)
     by_signal = -ended.code in set(signal.Signals)
     kind = f"signal {signal.Signals(-ended.code).name}" if by_signal else f"exit {ended.code}"
     out_of_memory = oom_kills > 0 and -ended.code == signal.SIGKILL
     message = f"rank {rank} ended by {kind}" + (": the kernel's out-of-memory killer" if out_of_memory else "")
-    phase = ended.pulses[ended.ranks.index(rank)].phase if rank in ended.ranks else "start"
     reason = Reason(phase=phase, kind=kind, message=message, rank=rank, log_tail=_log_tail(logs, rank))
     return Word(status="oom" if out_of_memory else "error", reason=reason)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import allocation
+from benchmarks.agent import Exit
 from benchmarks.allocation import CANCEL_NAME, job, why_terminated
-from benchmarks.interruption import Interrupted
+from benchmarks.heartbeat import PHASES, Pulse
 from benchmarks.progress import PROGRESS_NAME
 from benchmarks.record import RECORD_NAME, read_record
-from benchmarks.verdict import of_interruption
+from benchmarks.verdict import of_interruption, of_node
 from tests.test_command_line import Shell, shell, wait_until
 
 __all__ = ["shell"]  # the fixture: no process is left behind
@@ -121,10 +122,23 @@ def test_only_slurms_own_signal_is_its_word(
     if not in_slurm:
         for name in ("SLURM_JOB_ID", *ARRAY_TASK):
             monkeypatch.delenv(name)
-    word = of_interruption(Interrupted(number), sweep, [])
+    word = of_interruption(number, sweep, "window")
     assert word.status == status
     assert word.reason is not None
     assert word.reason.kind == f"signal {number.name}"
+
+
+def test_a_worker_that_slurms_signal_reaches_first_is_no_failed_worker(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_scontrol(sweep, answer(preempted="2026-11-20T11:40:19"))
+    logs = sweep / "a-run" / "attempt1"
+    pulse = Pulse(1, PHASES.index("warmup"), 0, 0, 1, 0)
+    word = of_node(logs, Exit(ranks=(2,), pulses=(pulse,), rank=2, code=-signal.SIGTERM), [], 0)
+    assert (word.status, word.reason and word.reason.phase) == ("preempted", "warmup")
+    for name in ("SLURM_JOB_ID", *ARRAY_TASK):
+        monkeypatch.delenv(name)
+    assert of_node(logs, Exit(ranks=(2,), pulses=(pulse,), rank=2, code=-signal.SIGTERM), [], 0).status == "error"
 
 
 def test_a_preempted_run_leaves_its_record(sweep: Path, shell: Shell) -> None:
@@ -142,4 +156,6 @@ def test_a_preempted_run_leaves_its_record(sweep: Path, shell: Shell) -> None:
     [path] = shell.results.rglob(RECORD_NAME)
     record = read_record(path)
     assert (record.status, record.reason and record.reason.kind) == ("preempted", "signal SIGTERM")
+    assert record.reason is not None
+    assert record.reason.phase in {"rendezvous", "data", "build", "warmup", "window"}
     assert not list(shell.results.rglob(PROGRESS_NAME))
