@@ -108,7 +108,8 @@ def _make(this: _Attempt) -> Record | None:
             )
             record = None
             if team.leads:
-                words = [word] if interruption else collect_words(team, logs, word)
+                limit_s = this.limits.word_limit_s(ended.ended_by_watch)
+                words = [word] if interruption else collect_words(team, logs, word, limit_s)
                 record = _leave_record(this, words, ended, logs)
             elif logs.exists():
                 leave_word(team, logs, word)

@@ -109,21 +109,20 @@ def leave_word(team: Team, logs: Path, word: Word) -> None:
     replace(_word_path(logs, team.node), msgspec.json.encode(word))
 
 
-def collect_words(team: Team, logs: Path, own: Word) -> list[Word]:
-    """All nodes' words, in the order of nodes; a node that stays silent has failed."""
+def collect_words(team: Team, logs: Path, own: Word, limit_s: float = WORD_LIMIT_S) -> list[Word]:
+    """All nodes' words, in the order of nodes; a node that stays silent for `limit_s` from now on has failed."""
     words = [own]
+    deadline = time.monotonic() + limit_s  # for all of them together: silent nodes must not add up
     for node in range(1, team.nodes):
         path = _word_path(logs, node)
-        word = _wait_for(lambda path=path: _read(path, Word), WORD_LIMIT_S)  # type: ignore[misc]
-        words.append(word or _silence(node))
+        word = _wait_for(lambda path=path: _read(path, Word), deadline - time.monotonic())  # type: ignore[misc]
+        words.append(word or _silence(node, limit_s))
         path.unlink(missing_ok=True)
     return words
 
 
-def _silence(node: int) -> Word:
-    message = (
-        f"node {node} has not said within {WORD_LIMIT_S:g} s how its workers ended: its supervisor or the node died"
-    )
+def _silence(node: int, limit_s: float) -> Word:
+    message = f"node {node} has not said within {limit_s:g} s how its workers ended: its supervisor or the node died"
     return Word(status="node_fail", reason=Reason(phase="teardown", kind="silence", message=message))
 
 

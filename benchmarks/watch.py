@@ -14,6 +14,7 @@ from typing import Literal
 
 from benchmarks.config import RunConfig
 from benchmarks.heartbeat import Heartbeat, Pulse
+from benchmarks.team import WORD_LIMIT_S
 
 DEADLINE_MARGIN_S = 20.0
 """How long before its allocation ends a run is ended: for the workers to leave what they have, and for the record."""
@@ -27,6 +28,14 @@ _START_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Why the watch ended the workers."""
+
+    kind: Literal["hang", "run_limit", "deadline"]
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """Since when this attempt has run, and until when it may; moments in monotonic nanoseconds."""
 
@@ -36,6 +45,10 @@ class Limits:
     """From the deadline to the end of the allocation."""
     allocation_ends: str = ""
     """UTC, ISO 8601."""
+
+    def word_limit_s(self, ending: Ending | None) -> float:
+        """How long the leader may wait for the other nodes' words, once its own workers have ended."""
+        return min(WORD_LIMIT_S, self.margin_s / 2) if ending and ending.kind == "deadline" else WORD_LIMIT_S
 
     @classmethod
     def from_now(cls, ends_at_s: float | None) -> Limits:
@@ -51,14 +64,6 @@ class Limits:
             margin_s=margin_s,
             allocation_ends=datetime.datetime.fromtimestamp(ends_at_s, datetime.UTC).isoformat(timespec="seconds"),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """Why the watch ended the workers."""
-
-    kind: Literal["hang", "run_limit", "deadline"]
-    message: str
 
 
 class Watch(threading.Thread):
@@ -115,7 +120,7 @@ class Watch(threading.Thread):
                 return
 
     def _end_workers(self, ending: Ending) -> None:
-        patience_s = self.limits.margin_s / 2 if ending.kind == "deadline" else _START_PATIENCE_S
+        patience_s = self.limits.margin_s / 4 if ending.kind == "deadline" else _START_PATIENCE_S
         patience = time.monotonic() + patience_s
         while not self._over.is_set():  # again and again: a worker that had not come to life yet may do so now
             for number in (signal.SIGUSR1, signal.SIGKILL):  # first let them print where they are

@@ -19,7 +19,8 @@ from benchmarks.progress import PROGRESS_NAME, Progress, read_progress
 from benchmarks.record import Record
 from benchmarks.reporter import Meter
 from benchmarks.supervisor import supervise
-from benchmarks.watch import DEADLINE_MARGIN_S, Limits
+from benchmarks.team import WORD_LIMIT_S
+from benchmarks.watch import DEADLINE_MARGIN_S, Ending, Limits
 from tests.conftest import MakeRun, base_mapping
 from tests.test_supervisor import faulty
 
@@ -97,6 +98,10 @@ def test_the_deadline_leaves_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
         assert limits.margin_s == expected_s
         assert limits.deadline_ns == limits.started_ns + int((max(given_s, 0) - expected_s) * 1e9)
     assert Limits.from_now(None).deadline_ns is None
+    hour, minute = Limits.from_now(4600.0), Limits.from_now(1060.0)
+    late = Ending(kind="deadline", message="")
+    assert (hour.word_limit_s(late), minute.word_limit_s(late)) == (10.0, 7.5), "less than the margin"
+    assert hour.word_limit_s(Ending(kind="run_limit", message="")) == hour.word_limit_s(None) == WORD_LIMIT_S
 
 
 def test_steps_before_a_hang_are_kept(make_run: MakeRun, tmp_path: Path) -> None:

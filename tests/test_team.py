@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks.errors import UserError
 from benchmarks.record import RECORD_NAME, Reason, Record, read_record
-from benchmarks.team import Team, Word, team_here
+from benchmarks.team import Team, Word, collect_words, team_here
 from benchmarks.verdict import of_run
 from tests.conftest import PROJECT
 from tests.test_command_line import wait_until
@@ -155,6 +156,16 @@ def test_who_is_in_the_team(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(UserError, match="4 tasks on 2 nodes: it must be one on each, --ntasks-per-node=1"):
         team_here()
+
+
+def test_silent_nodes_are_waited_for_together(tmp_path: Path) -> None:
+    (tmp_path / "node2.json").write_bytes(msgspec.json.encode(Word(status="ok")))
+    started = time.monotonic()
+    words = collect_words(Team(nodes=5), tmp_path, Word(status="ok"), limit_s=0.5)
+    assert 0.5 <= time.monotonic() - started < 1.2
+    assert [word.status for word in words] == ["ok", "node_fail", "ok", "node_fail", "node_fail"]
+    assert words[1].reason is not None
+    assert "within 0.5 s" in words[1].reason.message
 
 
 def test_a_cause_goes_before_its_echoes() -> None:
