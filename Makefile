@@ -9,24 +9,34 @@ PYTHON_FOR_VENV ?= python3
 PYTHON := .venv/bin/python
 STAMP  := .venv/.requirements.lock
 RUN    := $(PYTHON) -m benchmarks.run --multirun cluster=$(CLUSTER) sweep=$(SWEEP) results=$(RESULTS)
+# Slurm only takes the jobs: tables come later, with `make report`.
+TABLES_FOLLOW := $(or $(filter local,$(CLUSTER)),$(filter basic,$(HYDRA_LAUNCHER)),$(findstring wait=true,$(ARGS)))
+# With CLUSTER or SWEEP given, that sweep; else the newest.
+CHOSEN := $(if $(findstring command line,$(origin CLUSTER) $(origin SWEEP)),$(RESULTS)/$(CLUSTER)/$(SWEEP),)
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan report check test test-cluster bench cluster-up cluster-down format lock clean
+.PHONY: help sweep plan status cancel report check test test-cluster bench cluster-up cluster-down format lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: CLUSTER=$(CLUSTER) SWEEP=$(SWEEP) RESULTS=$(RESULTS) ARGS=\"workers=1,2 optimizer.lr=0.1\""
 
-sweep: $(STAMP) ## run a sweep, or what is missing of it, then show its tables and figures
+sweep: $(STAMP) ## run a sweep, or what is missing of it, and show its tables; with CLUSTER=..., submit it to Slurm
 	@$(RUN) $(ARGS); code=$$?; [ $$code -le 1 ] || exit $$code; \
-	$(PYTHON) -m analysis.scaling --results $(RESULTS) && exit $$code
+	[ -z "$(TABLES_FOLLOW)" ] || $(PYTHON) -m analysis.scaling --results $(RESULTS) && exit $$code
 
-plan: $(STAMP) ## show what a sweep would run, and run nothing
+plan: $(STAMP) ## show what a sweep would run, its cost and its job scripts, and run nothing
 	@$(RUN) plan=true $(ARGS)
 
-report: $(STAMP) ## tables and figures of the newest sweep
-	@$(PYTHON) -m analysis.scaling --results $(RESULTS)
+status: $(STAMP) ## the live state of a sweep (the newest, or CLUSTER=... SWEEP=...); ARGS=--watch stays
+	@$(PYTHON) -m slurm.status $(CHOSEN) --results $(RESULTS) $(ARGS)
+
+cancel: $(STAMP) ## take a sweep's jobs back (the newest's, or CLUSTER=... SWEEP=...); results stay
+	@$(PYTHON) -m slurm.cancel $(CHOSEN) --results $(RESULTS)
+
+report: $(STAMP) ## tables and figures of a sweep (the newest, or CLUSTER=... SWEEP=...)
+	@$(PYTHON) -m analysis.scaling $(CHOSEN) --results $(RESULTS) $(ARGS)
 
 check: $(STAMP) ## format, lint, types
 	$(PYTHON) -m ruff format --check .

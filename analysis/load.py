@@ -7,7 +7,6 @@ bounded and time grows linearly with the number of records.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from analysis import metrics
 from analysis.statistics import Floats, step_factors
 from benchmarks.config import Option, flatten
 from benchmarks.errors import UserError
-from benchmarks.folder import MANIFEST_NAME, Manifest, SweepFolder
-from benchmarks.record import RECORD_NAME, Record, RecordError, read_record
+from benchmarks.folder import MANIFEST_NAME, NO_SWEEP, Manifest, SweepFolder, record_files, sweep_files
+from benchmarks.record import Record, RecordError, read_record
 
 MANIFEST_VERSION = 1
-_NO_SWEEP = "run `make sweep` first, or name a sweep's folder"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,40 +71,6 @@ class Loaded:
     unreadable: int
 
 
-def newest_sweep(results: Path) -> Path:
-    """The sweep of `results/<cluster>/<sweep>` whose manifest or record was written last.
-
-    A folder of single runs, which has no manifest, is taken only where there is no sweep.
-
-    Raises:
-        UserError: there is none.
-    """
-    sweeps = [(stamp, folder) for folder in results.glob("*/*") if (stamp := _last_written(folder)) is not None]
-    if not sweeps:
-        raise UserError(f"{results}: no sweep's results here; {_NO_SWEEP}")
-    planned = [sweep for sweep in sweeps if (sweep[1] / MANIFEST_NAME).is_file()]
-    return max(planned or sweeps)[1]
-
-
-def _last_written(folder: Path) -> float | None:
-    return max((path.stat().st_mtime for path in _sweep_files(folder)), default=None)
-
-
-def _sweep_files(folder: Path) -> Iterator[Path]:
-    """The manifest and the records of a folder, those that exist, in a fixed order."""
-    if (manifest := folder / MANIFEST_NAME).is_file():
-        yield manifest
-    yield from _record_files(folder)
-
-
-def _record_files(folder: Path) -> list[Path]:
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        return []
-    return [path for entry in entries if (path := entry / RECORD_NAME).is_file()]
-
-
 def load_cells(folder: Path) -> Loaded:
     """Read a sweep's manifest and all its records.
 
@@ -116,10 +80,10 @@ def load_cells(folder: Path) -> Loaded:
         UserError: no such folder, or neither a manifest nor a record in it.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; {_NO_SWEEP}")
-    if next(_sweep_files(folder), None) is None:
+        raise UserError(f"{folder}: no such folder; {NO_SWEEP}")
+    if next(sweep_files(folder), None) is None:
         inside = sorted({path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{MANIFEST_NAME}")})
-        hint = f"did you mean {', '.join(map(str, inside[:3]))}?" if inside else _NO_SWEEP
+        hint = f"did you mean {', '.join(map(str, inside[:3]))}?" if inside else NO_SWEEP
         raise UserError(f"{folder}: neither a manifest nor a record in this folder; {hint}")
     loaded = Loaded(folder=folder, manifest=None, cells=[], problems=[], unreadable=0)
     cells: dict[str, Cell] = {}
@@ -156,7 +120,7 @@ def _read_manifest(loaded: Loaded, cells: dict[str, Cell]) -> None:
 
 def _read_records(loaded: Loaded, cells: dict[str, Cell]) -> None:
     seen: dict[str, Path] = {}
-    for path in _record_files(loaded.folder):
+    for path in record_files(loaded.folder):
         try:
             record = read_record(path)
             if record.run_id in seen:

@@ -48,9 +48,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from analysis.load import load_cells, newest_sweep
+    from analysis.load import load_cells
     from analysis.schema import json_schema
     from analysis.series import build_report
+    from benchmarks.folder import newest_sweep
 
     if options.json_schema:
         _print_json(json_schema())

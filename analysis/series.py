@@ -12,9 +12,9 @@ from analysis import metrics
 from analysis.load import Cell, Loaded, Run
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, interval
-from benchmarks.config import NOT_CELL, NOT_IDENTITY, VARIANT_AXES, Option
+from benchmarks.config import VARIANT_AXES, Option
 from benchmarks.errors import UserError
-from benchmarks.sweep import FIXED_BATCH, telling_keys
+from benchmarks.sweep import FIXED_BATCH, is_part_of_cell, telling_keys
 
 _SIZES = ("workers", "global_batch", "batch_per_worker")
 _ROUNDING = 1e-9
@@ -38,6 +38,9 @@ class Result:
 def build_report(loaded: Loaded) -> Report:
     """All numbers of a sweep."""
     keys = setting_keys([cell.config for cell in loaded.cells])
+    if "nodes" not in keys:
+        for cell in loaded.cells:  # more workers take more nodes: what follows from their number is no setting
+            cell.config.pop("nodes", None)
     results = sorted((_result(cell, keys) for cell in loaded.cells), key=lambda result: _order(result.point))
     problems = list(loaded.problems)
     strong, weak = (_all_series(kind, results, problems) for kind in ("strong", "weak"))
@@ -62,12 +65,8 @@ def build_report(loaded: Loaded) -> Report:
 
 
 def setting_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
-    """The keys in which cells differ, apart from workers, batch sizes and what is no part of a run's identity."""
-    return [key for key in telling_keys(configs) if key not in _SIZES and not _is_not_identity(key)]
-
-
-def _is_not_identity(key: str) -> bool:
-    return any(key == out or key.startswith(f"{out}.") for out in NOT_IDENTITY)
+    """The keys in which cells differ, apart from workers and batch sizes."""
+    return [key for key in telling_keys(configs) if key not in _SIZES]
 
 
 def _order(point: Point) -> tuple[object, ...]:
@@ -170,8 +169,8 @@ def _all_series(kind: Kind, results: Sequence[Result], problems: list[str]) -> l
 
 def _key(kind: Kind, cell: Cell) -> tuple[tuple[str, str], ...]:
     """What must be the same in a series: all but the workers and the batch size that follows from them."""
-    free = {*_SIZES, *NOT_CELL} - {FIXED_BATCH[kind]}
-    kept = ((key, repr(value)) for key, value in cell.config.items() if key not in free and not _is_not_identity(key))
+    free = {*_SIZES} - {FIXED_BATCH[kind]}
+    kept = ((key, repr(value)) for key, value in cell.config.items() if key not in free and is_part_of_cell(key))
     return tuple(sorted(kept))
 
 

@@ -7,10 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from benchmarks.folder import CANCEL_NAME
 from benchmarks.record import Status
-
-CANCEL_NAME = "cancel"
-"""A file in the sweep's folder: whoever cancels the sweep's jobs writes it first."""
 
 _ASK_LIMIT_S = 3.0
 _NO_TIME = {"None", "N/A", "Unknown"}

@@ -9,14 +9,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.config import RunConfig
 from benchmarks.errors import ConfigError, UserError
-from benchmarks.hardware import fill_in
+from benchmarks.hardware import counted_here
 
 # Keys of the composed configuration that say how to run, not what; RunConfig does not know them.
-CONTROL_KEYS = ("results", "plan", "max_attempts", "sweep")
+CONTROL_KEYS = ("results", "plan", "wait", "budget_worker_hours", "max_attempts", "sweep")
 
 
-def run_mapping(cfg: DictConfig, sweep: str) -> dict[str, Any]:
-    """The keys of a run, this machine's facts filled in."""
+def run_mapping(cfg: DictConfig, sweep: str, here: bool = True) -> dict[str, Any]:
+    """The keys of a run; for runs on this machine, its facts filled in."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     if plain.pop("batch") is not None:
@@ -25,7 +25,9 @@ def run_mapping(cfg: DictConfig, sweep: str) -> dict[str, Any]:
     for variant in mapping.values():
         if isinstance(variant, dict):
             variant.pop("needs", None)  # rules of the axis's entry, not options
-    return {**fill_in(mapping), "sweep": sweep}
+    if here:
+        mapping["cluster"] = counted_here(mapping["cluster"])
+    return {**mapping, "sweep": sweep}
 
 
 def check_data_folder(run: RunConfig) -> None:

@@ -13,8 +13,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_type_hints
@@ -22,21 +22,27 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 import msgspec
 
 from benchmarks import rules
+from benchmarks.cluster import Cluster, NonNegative, Positive, placed
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 VARIANT_AXES = ("workload", "data", "strategy", "optimizer", "precision")
 
+_MSGSPEC_NAMES = {
+    **{"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"},
+    **{"array": "a list", "object": "a mapping"},
+}
 type_names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 Scalar = str | int | float | bool | None
 Option = Scalar | list[Any]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-NonNegative = Annotated[int, msgspec.Meta(ge=0)]
-PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
 # What says where and with whose money a run happens, not what is measured: no part of a run's identity.
-NOT_IDENTITY = ("sweep", "cluster", "data.root", "data.download", "run_limit_s", "hang_limit_s")
+NOT_IDENTITY = (
+    *("sweep", "cluster", "data.root", "data.download"),
+    *("memory_gb_per_worker", "run_limit_s", "hang_limit_s"),
+)
 NOT_CELL = ("seed", "repeat")
 
 
@@ -47,21 +53,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     options: Mapping[str, Option]
 
 
-class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The machine that runs are made on; one file in `conf/cluster/`.
-
-    `cores_per_node` and `gpus_per_node` are what one node offers; null means: count them here.
-    """
-
-    name: str
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    cores_per_node: Positive | None = None
-    gpus_per_node: NonNegative | None = None
-    price_per_worker_hour: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    currency: str = "USD"
-
-
-class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """Everything that defines one run. Both batch sizes are filled in, whichever was given."""
 
     sweep: str
@@ -74,7 +66,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     device: Literal["cpu", "cuda"]
     workers: Positive
     nodes: Positive
+    node_type: str | None
     threads_per_worker: Positive
+    memory_gb_per_worker: PositiveNumber | None
     batch_per_worker: Positive
     global_batch: Positive
     channels_last: bool
@@ -85,8 +79,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     evaluate: bool
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     repeat: NonNegative
-    run_limit_s: PositiveSeconds
-    hang_limit_s: PositiveSeconds
+    run_limit_s: PositiveNumber
+    hang_limit_s: PositiveNumber
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
@@ -102,6 +96,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         for axis in VARIANT_AXES:
             values[axis] = _variant(axis, values.get(axis))
         values.update(_batches(values))
+        values = placed(values)
         try:
             run = msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
@@ -121,6 +116,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
         if self.workers % self.nodes:
             raise ImpossibleRunError(f"workers={self.workers}: cannot be spread equally over nodes={self.nodes}")
+        most = self.cluster.max_nodes
+        if most is not None and self.nodes > most:
+            raise ImpossibleRunError(
+                f"nodes={self.nodes}: more than the {most} of cluster={self.cluster.name}"
+                + (f", node_type={self.node_type}" if self.node_type else "")
+            )
         gpus = self.cluster.gpus_per_node
         if self.device == "cuda" and gpus is not None and self.workers_per_node > gpus:
             raise ImpossibleRunError(
@@ -155,12 +156,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         cores = self.cluster.cores_per_node
         return cores is not None and self.device == "cpu" and self.workers_per_node * self.threads_per_worker > cores
 
-    @property
+    @cached_property
     def cell_id(self) -> str:
         """The same for all repeats of one cell."""
         return self._id(NOT_IDENTITY + NOT_CELL)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """A readable prefix and a hash of the canonical configuration, safe as a file name.
 
@@ -169,11 +170,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self._id(NOT_IDENTITY, f"-r{self.repeat}")
 
     def _id(self, left_out: tuple[str, ...], suffix: str = "") -> str:
-        kept = {
-            key: value
-            for key, value in self.flat().items()
-            if not any(key == out or key.startswith(f"{out}.") for out in left_out)
-        }
+        kept = {key: value for key, value in self.flat().items() if not is_below(key, left_out)}
         digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
         words = (
             self.workload.name,
@@ -289,7 +286,7 @@ def one_line(error: msgspec.ValidationError, values: Mapping[str, Any], prefix: 
     text, _, path = str(error).partition(" - at `$.")
     key = path.rstrip("`")
     if match := re.search(r"unknown field `(.*?)`", text):
-        fields = get_type_hints(Cluster) if key.startswith("cluster") else ()
+        fields = (*get_type_hints(Cluster), "node_types", "slurm") if key.startswith("cluster") else ()
         return unknown(f"key of {key}", match.group(1), fields)
     if match := re.search(r"missing required field `(.*?)`", text):
         return ConfigError(f"{match.group(1)}: must be given")
@@ -299,9 +296,14 @@ def one_line(error: msgspec.ValidationError, values: Mapping[str, Any], prefix: 
     if key == "device" or key.endswith(".device"):
         return unknown(key, found, ("auto", "cpu", "cuda"))
     wanted = text.removeprefix("Expected ").split(", got")[0].replace("`", "")
-    for name, words in {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}.items():
+    for name, words in _MSGSPEC_NAMES.items():
         wanted = re.sub(rf"\b{name}\b", words, wanted)
-    return ConfigError(f"{prefix}{key}={found}: must be {wanted}")
+    return ConfigError(f"{prefix}{key}={found}: must be {wanted.replace(' | ', ' or ')}")
+
+
+def is_below(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these, or an option of one."""
+    return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Option]:

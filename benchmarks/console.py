@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.folder import SweepFolder
 from benchmarks.record import Record
-from benchmarks.sweep import Plan, PlannedRun, telling_keys
+from benchmarks.sweep import Plan, PlannedRun, shown_keys
 
 # Without a terminal (a log file, CI) rich assumes 80 columns and would cut tables off.
 _WIDTH_OF_FILES = 120
@@ -37,11 +37,6 @@ def outcome(record: Record) -> str:
     rate = throughput_samples_per_s(record) or 0.0
     mark = "  (oversubscribed: more threads than cores)" if "oversubscribed" in record.notes else ""
     return f"{'ok':<10} {record.run_id}  {rate:,.0f} samples/s{accuracy}{mark}"
-
-
-def shown_keys(plan: Plan) -> list[str]:
-    """The columns of a plan: what differs between cells; for a single cell, what it is."""
-    return telling_keys([run.config.flat() for run in plan.runs]) or ["workload", "strategy", "workers", "global_batch"]
 
 
 def show_plan(plan: Plan, folder: SweepFolder, remaining: list[PlannedRun]) -> None:

@@ -26,3 +26,10 @@ def unknown(key: str, value: object, allowed: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return ConfigError(f"{key}={value}: not known{hint}; allowed: {', '.join(names) or 'nothing'}")
+
+
+def told(error: UserError | OSError) -> tuple[str, int]:
+    """An error as one line, and the exit code of the command that it ends."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split()), error.exit_code
+    return f"{error.filename or 'results'}: {error.strerror or error}", 1

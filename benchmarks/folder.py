@@ -11,19 +11,30 @@ import datetime
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 from benchmarks.errors import UserError
-from benchmarks.record import OWN_FAULT, RECORD_NAME, Record, RecordError, naming, read_record, replace
+from benchmarks.record import OWN_FAULT, RECORD_NAME, Head, Record, RecordError, naming, read_head, read_record, replace
 from benchmarks.sweep import Dropped, Plan, PlannedRun, Settings
 
 MANIFEST_NAME = "sweep.json"
 LEDGER_NAME = "ledger.jsonl"
 LOCK_NAME = "lock"
+CANCEL_NAME = "cancel"
+"""A file that is there while the sweep's jobs are being cancelled: so a job knows that people have stopped it."""
+_LOCK_POLL_S = 0.2
+
+NO_SWEEP = "run `make sweep` first, or name a sweep's folder"
+
+
+Fact = str | int | float | list[str] | None
+
+_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ManifestRun(msgspec.Struct, kw_only=True):
@@ -82,29 +93,47 @@ class SweepFolder:
         except RecordError:
             return None
 
+    def head(self, run_id: str) -> Head | None:
+        """How a run's last attempt ended, if it left a record that can be read."""
+        try:
+            return read_head(self.run_folder(run_id) / RECORD_NAME)
+        except RecordError:
+            return None
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The ledger's lines, in order. A line that a crash has cut off is left out."""
+        try:
+            content = (self.path / LEDGER_NAME).read_bytes()
+        except FileNotFoundError:
+            return
+        for line in content.splitlines():
+            with contextlib.suppress(msgspec.DecodeError):
+                yield _decode_event(line)
+
     def remaining(self, plan: Plan, max_attempts: int) -> list[PlannedRun]:
         """The runs that have no result yet: never made, cancelled, or failed in a way that may pass."""
 
         def is_done(run: PlannedRun) -> bool:
-            record = self.record(run.config.run_id)
-            if record is None or record.status == "cancelled":
+            head = self.head(run.config.run_id)
+            if head is None or head.status == "cancelled":
                 return False
-            return record.status in OWN_FAULT or record.status == "ok" or record.attempt >= max_attempts
+            return head.status in OWN_FAULT or head.status == "ok" or head.attempt >= max_attempts
 
         return [run for run in plan.runs if not is_done(run)]
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the sweep for this process. Raises UserError where another process holds it."""
+    def lock(self, patience_s: float = 0.0) -> Iterator[None]:
+        """Hold the sweep for this process. Raises UserError where another process holds it for longer."""
         with (self.path / LOCK_NAME).open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            deadline_s = time.monotonic() + patience_s
+            while not (held := _try_lock(file)) and time.monotonic() < deadline_s:
+                time.sleep(_LOCK_POLL_S)
+            if not held:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise UserError(
                     f"{self.path}: this sweep is being run already, by {holder}; wait for it, or stop it first"
-                ) from None
+                )
             with naming(self.path / LOCK_NAME):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
@@ -151,15 +180,72 @@ class SweepFolder:
         except (OSError, msgspec.MsgspecError):
             return None
 
-    def note(self, event: str, run_id: str, **facts: str | int | float | None) -> None:
+    def note(self, event: str, run_id: str | None = None, **facts: Fact) -> None:
         """Append one line to the ledger."""
-        line = msgspec.json.encode({"at": now(), "event": event, "run_id": run_id, **facts}) + b"\n"
-        descriptor = os.open(self.path / LEDGER_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self.note_all(event, [{"run_id": run_id, **facts}])
+
+    def note_all(self, event: str, facts: Iterable[Mapping[str, Fact]]) -> None:
+        """Append a line for each; either all of them get there or, on a full disk, the first ones."""
+        at = now()
+        lines = b"".join(msgspec.json.encode({"at": at, "event": event, **each}) + b"\n" for each in facts)
+        descriptor = os.open(self.path / LEDGER_NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             with naming(self.path / LEDGER_NAME):
-                os.write(descriptor, line)  # one write: lines of several writers do not mix
+                if (size := os.fstat(descriptor).st_size) and os.pread(descriptor, 1, size - 1) != b"\n":
+                    lines = b"\n" + lines  # a crash has cut off the last line: let it not take the next one with it
+                _write_whole(descriptor, lines)
+                os.fsync(descriptor)  # jobs are released on the strength of what is written here
         finally:
             os.close(descriptor)
+
+
+def newest_sweep(results: Path) -> Path:
+    """The sweep of `results/<cluster>/<sweep>` whose manifest or record was written last.
+
+    A folder of single runs, which has no manifest, is taken only where there is no sweep.
+
+    Raises:
+        UserError: there is none.
+    """
+    sweeps = [(stamp, folder) for folder in results.glob("*/*") if (stamp := _last_written(folder)) is not None]
+    if not sweeps:
+        raise UserError(f"{results}: no sweep's results here; {NO_SWEEP}")
+    planned = [sweep for sweep in sweeps if (sweep[1] / MANIFEST_NAME).is_file()]
+    return max(planned or sweeps)[1]
+
+
+def _last_written(folder: Path) -> float | None:
+    return max((path.stat().st_mtime for path in sweep_files(folder)), default=None)
+
+
+def sweep_files(folder: Path) -> Iterator[Path]:
+    """The manifest and the records of a folder, those that exist, in a fixed order."""
+    if (manifest := folder / MANIFEST_NAME).is_file():
+        yield manifest
+    yield from record_files(folder)
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The records of a sweep's folder, one of each run, by name."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for entry in entries if (path := entry / RECORD_NAME).is_file()]
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    """One write as a rule, so that lines of several writers do not mix; the system may take less of a large one."""
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
 def now() -> str:

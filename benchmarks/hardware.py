@@ -1,4 +1,4 @@
-"""What this machine offers, found without torch, and the configuration's nulls that follow from it."""
+"""What this machine offers, found without torch."""
 
 from __future__ import annotations
 
@@ -33,28 +33,20 @@ def count_gpus() -> int:
     return present if visible is None else min(present, len([item for item in visible.split(",") if item]))
 
 
-def fill_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the configuration's nulls and `auto`s that stand for "what there is here".
+def counted_here(cluster: Mapping[str, Any]) -> dict[str, Any]:
+    """A cluster's facts for runs on this machine: what its file leaves open is counted.
 
-    `threads_per_worker` stays null: a sweep divides the cores by its largest number of workers, a single run by its
-    own.
+    The file of a cluster with Slurm describes the nodes that jobs get, which this machine need not be.
     """
-    cluster = dict(mapping["cluster"])
-    if cluster["cores_per_node"] is None:
-        cluster["cores_per_node"] = count_cores()
-    if cluster["gpus_per_node"] is None:
-        cluster["gpus_per_node"] = count_gpus()
-    device = mapping["device"]
-    if device == "auto":
-        device = cluster["device"]
-    if device == "auto":
-        device = "cuda" if cluster["gpus_per_node"] else "cpu"
-    return {**mapping, "cluster": cluster, "device": device}
-
-
-def threads_of_single_run(cores: int, workers: object) -> int:
-    """The cores' equal share of each worker, at least one thread."""
-    return max(1, cores // workers) if isinstance(workers, int) and workers > 0 else 1
+    here = dict(cluster)
+    if here.pop("slurm", None):
+        here |= {"device": "auto", "cores_per_node": None, "gpus_per_node": None, "max_nodes": None}
+        here["node_types"] = {name: {} for name in here.get("node_types") or {}}
+    if here["cores_per_node"] is None:
+        here["cores_per_node"] = count_cores()
+    if here["gpus_per_node"] is None:
+        here["gpus_per_node"] = count_gpus()
+    return here
 
 
 def count_oom_kills() -> int:

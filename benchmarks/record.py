@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+Read = TypeVar("Read")
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -157,11 +159,22 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     environment: dict[str, Any]
 
 
-class _Header(msgspec.Struct):
+class Head(msgspec.Struct, kw_only=True):
+    """What most readers of many records need; reading it alone is much faster."""
+
+    schema_version: int
+    status: Status
+    attempt: int
+    wall_time_s: float
+    reason: Reason | None
+
+
+class _Version(msgspec.Struct):
     schema_version: int
 
 
-_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_version = msgspec.json.Decoder(_Version).decode
+_decode_head = msgspec.json.Decoder(Head).decode
 _decode_record = msgspec.json.Decoder(Record).decode
 
 
@@ -171,12 +184,21 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: it is truncated, no record at all, or of a schema version that this program does not know.
     """
+    return _read(path, _decode_record)
+
+
+def read_head(path: Path) -> Head:
+    """How a run ended. Raises RecordError as `read_record`."""
+    return _read(path, _decode_head)
+
+
+def _read(path: Path, decode: Callable[[bytes], Read]) -> Read:
     try:
         content = path.read_bytes()
-        version = _decode_header(content).schema_version
+        version = _decode_version(content).schema_version
         if version != SCHEMA_VERSION:
             raise RecordError(f"{path}: schema version {version}, this program reads version {SCHEMA_VERSION}")
-        return _decode_record(content)
+        return decode(content)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: not a readable record ({error})") from error
 

@@ -7,6 +7,7 @@ Hydra composes the configuration from `conf/`; everything after that is the proj
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from benchmarks.cluster import placed, threads_share
 from benchmarks.composed import check_data_folder, run_mapping
 from benchmarks.config import RunConfig
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, told
 from benchmarks.folder import SweepFolder
-from benchmarks.hardware import threads_of_single_run
 from benchmarks.hydra_errors import HYDRA_ERRORS, one_line
 from benchmarks.interruption import Interrupted
 
@@ -38,8 +39,10 @@ def run_job(cfg: DictConfig) -> Record | None:
     team = team_here()
     sweep = cfg.sweep.name if _in_sweep() else SINGLE_RUNS
     mapping = run_mapping(cfg, sweep)
+    if mapping["nodes"] is None:
+        mapping["nodes"] = team.nodes
     if mapping["threads_per_worker"] is None:
-        mapping["threads_per_worker"] = threads_of_single_run(mapping["cluster"]["cores_per_node"], mapping["workers"])
+        mapping["threads_per_worker"] = threads_share(placed(mapping)) or 1
     run = RunConfig.from_mapping(mapping)
     check_data_folder(run)
     if run.nodes != team.nodes:
@@ -55,8 +58,8 @@ def run_job(cfg: DictConfig) -> Record | None:
     folder.note("running", run.run_id, attempt=attempt)
     try:
         record = supervise(run, folder.run_folder(run.run_id), attempt, team)
-    except Interrupted:
-        folder.note("ended", run.run_id, attempt=attempt, status="cancelled")
+    except Interrupted as stop:
+        folder.note("ended", run.run_id, attempt=attempt, status=stop.status)
         raise
     folder.note("ended", run.run_id, attempt=attempt, status=record.status if record else None)
     return record
@@ -86,6 +89,8 @@ def _in_sweep() -> bool:
 def main() -> None:
     """Run; a user's mistake ends with one line and exit code 2, an interruption with 128 + its signal."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come through as exceptions, and end as one line here
+    # A cluster's file leaves out what it does not need; it can be set all the same, and is checked by name afterwards.
+    sys.argv[1:] = [re.sub(r"^cluster\.", "++cluster.", argument) for argument in sys.argv[1:]]
     try:
         hydra.main(version_base="1.3", config_path="../conf", config_name="config")(_task)()
     except (UserError, OSError, *HYDRA_ERRORS) as error:
@@ -97,13 +102,11 @@ def main() -> None:
 
 def _say(error: BaseException) -> int:
     """Print an error as one line; returns the exit code."""
-    if isinstance(error, UserError):
-        line, code = str(error), error.exit_code
-    elif isinstance(error, HYDRA_ERRORS):
+    if isinstance(error, HYDRA_ERRORS):
         line, code = one_line(error), UserError.exit_code
     else:
-        assert isinstance(error, OSError)
-        line, code = f"{error.filename or 'results'}: {error.strerror or error}", 1
+        assert isinstance(error, (UserError, OSError))
+        line, code = told(error)
     print(f"error: {line}", file=sys.stderr)
     return code
 

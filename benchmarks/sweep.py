@@ -20,13 +20,24 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from benchmarks import rules
-from benchmarks.config import NOT_CELL, VARIANT_AXES, Option, RunConfig, one_line, variant_file
+from benchmarks.cluster import chosen_node_type, placed, threads_share
+from benchmarks.config import NOT_CELL, NOT_IDENTITY, VARIANT_AXES, Option, RunConfig, is_below, one_line, variant_file
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
 
 Settings = dict[str, Option]
 
 # What the batch axis means, by kind of scaling: which batch size stays fixed while workers are added.
 FIXED_BATCH = {"strong": "global_batch", "weak": "batch_per_worker"}
+
+# What decides where a run happens, besides the cluster.
+_PLACE = ("workers", "nodes", "node_type", "device", "threads_per_worker")
+
+# Keys whose value often follows from others'.
+_SOURCES = {
+    "nodes": ("workers", "node_type"),
+    "threads_per_worker": ("node_type",),
+    "device": ("node_type",),
+}
 
 _SERIES = re.compile(r"(-?\d+)\.\.(-?\d+)(?:([x+])(\d+))?")
 
@@ -196,25 +207,28 @@ def _defaults(axis: str, settings: Settings, base: Mapping[str, Any]) -> Mapping
     return variant_file(axis, str(settings.get(axis, base[axis]["name"]))).defaults
 
 
-def _shared_threads(points: Sequence[Settings], base: Mapping[str, Any]) -> int | None:
-    """Threads of a worker, the same in all cells: the node's cores over the largest number of workers on a node.
+def _shared_threads(points: Sequence[Settings], base: Mapping[str, Any]) -> dict[str | None, int]:
+    """Threads of a worker on each kind of node, in all its cells: its share where there are most workers.
 
     A worker must be the same resource at every worker count, or adding workers would only cut the same cores into
     smaller shares and no speed-up could be seen.
     """
-    cores = base["cluster"].get("cores_per_node")
-    sizes = [(point.get("workers", base["workers"]), point.get("nodes", base["nodes"])) for point in points]
-    per_node = [w // n for w, n in sizes if isinstance(w, int) and isinstance(n, int) and w >= n > 0]
-    return max(1, cores // max(per_node)) if cores and per_node else None
+    shared: dict[str | None, int] = {}
+    for point in points:
+        place = placed({key: point.get(key, base[key]) for key in _PLACE} | {"cluster": base["cluster"]})
+        if (share := threads_share(place)) is not None:
+            shared[place["node_type"]] = min(share, shared.get(place["node_type"], share))
+    return shared
 
 
 def _repeats(
-    settings: Settings, sweep: Sweep, base: Mapping[str, Any], shared_threads: int | None
+    settings: Settings, sweep: Sweep, base: Mapping[str, Any], shared_threads: Mapping[str | None, int]
 ) -> tuple[str | None, list[PlannedRun]]:
     """All repeats of one point; or the reason why there are none."""
     settings = {key: value for key, value in settings.items() if _applies(key, settings, base)}
-    if settings.get("threads_per_worker", base.get("threads_per_worker")) is None and shared_threads:
-        settings["threads_per_worker"] = shared_threads
+    if settings.get("threads_per_worker", base.get("threads_per_worker")) is None:
+        node_type = chosen_node_type({**base, **settings})
+        settings |= {"threads_per_worker": shared_threads[node_type]} if node_type in shared_threads else {}
     runs = []
     for repeat in range(sweep.repeats):
         own = {**settings, "seed": int(settings.get("seed", base["seed"])) + repeat, "repeat": repeat}
@@ -226,7 +240,7 @@ def _repeats(
         for rule in sweep.where:
             if not rules.holds(rule, values):
                 return f"excluded by where: {rule}", []
-        own |= {"global_batch": config.global_batch, "batch_per_worker": config.batch_per_worker}
+        own |= {key: getattr(config, key) for key in ("global_batch", "batch_per_worker", "nodes")}
         runs.append(PlannedRun(config=config, settings=own))
     return None, runs
 
@@ -255,20 +269,32 @@ def apply(base: Mapping[str, Any], settings: Mapping[str, Option]) -> dict[str, 
     return merged
 
 
+def shown_keys(plan: Plan) -> list[str]:
+    """The columns of a plan: what differs between cells; for a single cell, what it is."""
+    return telling_keys([run.config.flat() for run in plan.runs]) or ["workload", "strategy", "workers", "global_batch"]
+
+
 def telling_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
-    """The dotted keys that tell configurations apart, repeat and seed aside: a table's columns.
+    """The dotted keys that tell configurations apart, as a table's columns; repeat, seed and the like aside.
 
-    An option that follows from its variant's name (every `ddp` has the same bucket size, `single` has none) adds
-    nothing to the name and is left out.
+    What follows from another key adds nothing and is left out: an option from its variant's name (every `ddp` has the
+    same bucket size, `single` has none), the number of nodes from that of workers.
     """
-    keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_CELL)
+    keys = dict.fromkeys(key for config in configs for key in config if is_part_of_cell(key))
     differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
-    return [key for key in differing if not _follows_from_name(key, configs)]
+    return [key for key in differing if not _follows(key, configs)]
 
 
-def _follows_from_name(key: str, configs: Sequence[Mapping[str, Option]]) -> bool:
+def is_part_of_cell(key: str) -> bool:
+    """Whether a dotted key says what is measured: not where, for how long at most, or how often."""
+    return not is_below(key, NOT_IDENTITY + NOT_CELL)
+
+
+def _follows(key: str, configs: Sequence[Mapping[str, Option]]) -> bool:
+    """Whether a key's value is the same wherever those are the same from which it follows."""
     group, _, option = key.partition(".")
-    if not option or group not in VARIANT_AXES:
+    sources = (group,) if option and group in VARIANT_AXES else _SOURCES.get(key)
+    if sources is None:
         return False
-    pairs = {(repr(config.get(group)), repr(config.get(key))) for config in configs}
-    return len(pairs) == len({name for name, _ in pairs})
+    given = [tuple(repr(config.get(source)) for source in sources) for config in configs]
+    return len({(at, repr(config.get(key))) for at, config in zip(given, configs, strict=True)}) == len(set(given))

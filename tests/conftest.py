@@ -17,6 +17,7 @@ os.environ["SCALEBENCH_EXTRA"] = str(PROJECT / "tests" / "extra")
 
 from benchmarks.config import CONF_DIR, VARIANT_AXES, RunConfig, variant_file  # noqa: E402
 from benchmarks.sweep import apply  # noqa: E402
+from tests.fake_slurm import FakeSlurm  # noqa: E402
 
 MakeRun = Callable[..., RunConfig]
 
@@ -27,7 +28,7 @@ def base_mapping(**settings: Any) -> dict[str, Any]:
     choices = {
         axis: name for default in keys.pop("defaults") if isinstance(default, dict) for axis, name in default.items()
     }
-    for key in ("hydra", "results", "plan", "max_attempts", "batch"):
+    for key in ("hydra", "results", "plan", "wait", "budget_worker_hours", "max_attempts", "batch"):
         del keys[key]
     base = {axis: {"name": choices[axis], **variant_file(axis, choices[axis]).defaults} for axis in VARIANT_AXES}
     cluster = {"name": "local", "device": "auto", "cores_per_node": 2, "gpus_per_node": 0}
@@ -46,3 +47,11 @@ def make_run() -> MakeRun:
         return RunConfig.from_mapping(base_mapping(**defaults | settings))
 
     return make
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """A faked Slurm whose commands are all that is on PATH: a real one is out of reach."""
+    fake = FakeSlurm(tmp_path / "fake_slurm")
+    monkeypatch.setenv("PATH", str(fake.bin))
+    return fake

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import allocation
 from benchmarks.agent import Exit
-from benchmarks.allocation import CANCEL_NAME, job, why_terminated
+from benchmarks.allocation import job, why_terminated
+from benchmarks.folder import CANCEL_NAME
 from benchmarks.heartbeat import PHASES, Pulse
 from benchmarks.progress import PROGRESS_NAME
 from benchmarks.record import RECORD_NAME, read_record

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
-CORE = {"config", "sweep", "record", "progress", "folder", "errors", "rules"}
+CORE = {"config", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
 COMMAND_LINE = {"run", "composed", "hydra_errors"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
@@ -40,7 +40,14 @@ def modules(folder: str) -> list[Path]:
 
 def imports(path: Path) -> Iterator[str]:
     """All modules that a file imports, also inside functions, but not for type checking alone."""
-    tree = ast.parse(path.read_text())
+    return imports_in(ast.parse(path.read_text()))
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+
+
+def imports_in(tree: ast.AST) -> Iterator[str]:
     for_types = {
         id(child)
         for node in ast.walk(tree)
@@ -53,7 +60,7 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"relative import of {node.module}"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -88,6 +95,16 @@ def test_analysis_imports_the_core_and_itself(path: Path) -> None:
         assert top(imported) != "benchmarks" or part(imported) in CORE, imported
 
 
+@pytest.mark.parametrize("path", modules("slurm"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_slurm_imports_the_core_itself_and_submitit(path: Path) -> None:
+    """But for what runs in a job: that is imported there, inside the entry function."""
+    for imported in imports(path):
+        assert top(imported) not in FOREIGN - {"submitit"} | {"analysis", "hydra_plugins"}, imported
+        if top(imported) == "benchmarks" and part(imported) not in CORE:
+            assert path.name == "job.py", imported
+            assert imported in {name for function in functions(path) for name in imports_in(function)}, imported
+
+
 @pytest.mark.parametrize("path", modules("hydra_plugins"), ids=lambda path: str(path.relative_to(PROJECT)))
 def test_the_plugins_are_glue_without_torch(path: Path) -> None:
     for imported in imports(path):
@@ -97,7 +114,15 @@ def test_the_plugins_are_glue_without_torch(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [f"benchmarks.{name}" for name in sorted(CORE | set(WITHOUT_TORCH))]
-    + ["hydra_plugins.scalebench.sweeper", "analysis.scaling", "analysis.series", "analysis.plots", "analysis.tables"],
+    + [f"slurm.{path.stem}" for path in modules("slurm")]
+    + [
+        "hydra_plugins.scalebench.sweeper",
+        "hydra_plugins.scalebench.launcher",
+        "analysis.scaling",
+        "analysis.series",
+        "analysis.plots",
+        "analysis.tables",
+    ],
 )
 def test_imported_where_torch_is_not_installed(module: str) -> None:
     program = (

@@ -138,7 +138,7 @@ def test_a_rank_that_gives_no_answer_leaves_no_window(make_run: MakeRun, tmp_pat
 
 
 def test_a_run_that_has_not_come_to_its_window_has_none(make_run: MakeRun, tmp_path: Path) -> None:
-    record = ended(faulty(make_run, "hang", hang_limit_s=2), tmp_path)
+    record = ended(faulty(make_run, "hang", hang_limit_s=6), tmp_path)
     assert (record.window, record.ranks, record.memory) == (None, [], None)
     assert record.reason is not None
     assert record.reason.phase == "warmup"
@@ -188,7 +188,8 @@ def test_progress_is_shown_while_a_run_goes_on(
     assert steps == sorted(steps)
     assert steps[-1] > 20
     assert {one.steps for one in window} == {30}
-    assert window[-1].samples_per_s == pytest.approx(32 / SLEEP_S, rel=0.1)
+    # A busy machine sleeps longer than asked, never shorter; the rate of one rank would be half of this.
+    assert 0.6 * 32 / SLEEP_S < (window[-1].samples_per_s or 0) <= 1.02 * 32 / SLEEP_S
     assert [one.at for one in seen] == sorted(one.at for one in seen)
     assert seen[0].phase == "start"
 

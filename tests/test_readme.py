@@ -18,7 +18,11 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DO
 
 # Run by CI itself, around these tests, or by the cluster tests; `make bench` takes minutes and judges nothing.
 RUN_ELSEWHERE = {"make test", "make check", "make bench", "make test-cluster", "make cluster-up", "make cluster-down"}
-RUN_ELSEWHERE |= {command for command in COMMANDS if command.startswith("srun")}
+ON_THE_CLUSTER = [
+    *[command for command in COMMANDS if "CLUSTER=onehost" in command],
+    *["make status", "make status ARGS=--watch", "make report", "make cancel"],
+]
+RUN_ELSEWHERE |= {command for command in COMMANDS if command.startswith("srun")} | set(ON_THE_CLUSTER)
 
 
 @pytest.fixture(scope="module")

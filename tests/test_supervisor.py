@@ -116,17 +116,18 @@ def test_twice_the_steps_same_throughput(make_run: MakeRun, tmp_path: Path) -> N
 
 
 def test_an_injected_delay_comes_back_in_step_time_and_straggler_ratio(make_run: MakeRun, tmp_path: Path) -> None:
-    """One of two ranks sleeps 20 ms in every step; all ranks' steps take that long, and only its own time shows why."""
+    """One of two ranks sleeps 50 ms in every step; all ranks' steps take that long, and only its own time shows why."""
     plain, slow = (
-        supervise(faulty(make_run, fault, steps=40, evaluate=False), tmp_path / fault) for fault in ("none", "sleep")
+        supervise(faulty(make_run, fault, workload__sleep_s=0.05, steps=40, evaluate=False), tmp_path / fault)
+        for fault in ("none", "sleep")
     )
     before, after = (median(window_of(record).step_time_s) for record in (plain, slow))
-    assert after - before == pytest.approx(0.020, rel=0.1)
+    assert after - before == pytest.approx(0.050, rel=0.12)
     own = [rank.own_time_s for rank in plain.ranks]
-    expected = (median(own) + 0.020) / median([median(own), median(own) + 0.020])
+    expected = (median(own) + 0.050) / median([median(own), median(own) + 0.050])
     measured = [rank.own_time_s for rank in slow.ranks]
     assert max(measured) / median(measured) == pytest.approx(expected, rel=0.1)
-    assert slow.ranks[0].sync_wait_s == pytest.approx(0.020, rel=0.15)
+    assert slow.ranks[0].sync_wait_s == pytest.approx(0.050, rel=0.15)
 
 
 def test_workers_enter_the_window_together(make_run: MakeRun, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.composed import CONTROL_KEYS, check_data_folder, run_mapping
-from benchmarks.console import SweepProgress, show_plan, shown_keys
+from benchmarks.console import SweepProgress, show_plan
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.record import OWN_FAULT
-from benchmarks.sweep import PlannedRun, override, plan, read_sweep
+from benchmarks.sweep import PlannedRun, override, plan, read_sweep, shown_keys
 from benchmarks.team import team_here
+from hydra_plugins.scalebench.launcher import SlurmLauncher
 
 
 class ScalebenchSweeper(Sweeper):
@@ -40,23 +41,32 @@ class ScalebenchSweeper(Sweeper):
         if team_here().nodes > 1:
             raise UserError("a sweep is started once, not by srun on every node; start single runs so")
         cfg = self.composed
+        submits = isinstance(self.launcher, SlurmLauncher) and self.launcher.submits(cfg.cluster)
         overrides = OverridesParser.create().parse_overrides(arguments)
         axes, passed_on = _split(overrides)
         definition = OmegaConf.to_container(cfg.sweep, resolve=True)
         assert isinstance(definition, dict)
-        base = run_mapping(_without(cfg, axes), cfg.sweep.name)
+        base = run_mapping(_without(cfg, axes), cfg.sweep.name, here=not submits)
         the_plan = plan(override(read_sweep({str(k): v for k, v in definition.items()}), axes), base)
-        path = Path(cfg.results) / cfg.cluster.name / cfg.sweep.name
+        folder = SweepFolder(Path(cfg.results) / cfg.cluster.name / cfg.sweep.name)
+        order = SlurmLauncher.order(the_plan, base, cfg) if submits else None
         if cfg.plan:
-            folder = SweepFolder(path)
+            submission = SlurmLauncher.described(order, folder) if order else None
             show_plan(the_plan, folder, folder.remaining(the_plan, cfg.max_attempts))
+            if submission:
+                print(submission)
             return
+        if order:
+            folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, cfg.sweep.name)
+            raise SystemExit(SlurmLauncher.submit(order, folder))
         for run in the_plan.runs:
             check_data_folder(run.config)
         folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, cfg.sweep.name)
         with folder.lock():
             folder.write_manifest(the_plan, shown_keys(the_plan))
-            self._run(folder, folder.remaining(the_plan, cfg.max_attempts), passed_on)
+            queued = SlurmLauncher.in_flight(folder)
+            remaining = folder.remaining(the_plan, cfg.max_attempts)
+            self._run(folder, [run for run in remaining if run.config.run_id not in queued], passed_on)
 
     def _run(self, folder: SweepFolder, runs: list[PlannedRun], passed_on: list[str]) -> None:
         with SweepProgress(folder.path.name, len(runs)) as progress:
@@ -77,7 +87,7 @@ def _split(overrides: list[Override]) -> tuple[dict[str, Any], list[str]]:
         key = item.key_or_group
         if key.partition(".")[0] in (*CONTROL_KEYS, "cluster"):
             if item.is_sweep_override():
-                raise ConfigError(f"{item.input_line}: cannot be an axis of a sweep; give one value")
+                raise ConfigError(f"{str(item.input_line).lstrip('+')}: cannot be an axis of a sweep; give one value")
             passed_on.append(str(item.input_line))
         elif item.is_sweep_override():
             axes[key] = [_plain(value) for value in item.sweep_iterator()]

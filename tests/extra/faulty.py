@@ -25,12 +25,14 @@ class _Faulty(nn.Module):
     def __init__(self, image: ImageShape, fault: str, call: int, sleep_s: float) -> None:
         super().__init__()
         self.linear = nn.Linear(image.channels * image.size**2, image.classes)
+        self.hoard: list[Tensor] = []
         self.first_call, self.calls, self.sleep_s = call, 0, sleep_s
         self.faults: dict[str, Callable[[], None]] = {
             "none": lambda: None,
             "sleep": lambda: time.sleep(self.sleep_s),
             "raise": self._raise,
             "exhaust": self._exhaust,
+            "fill": self._fill,
             "hang": lambda: time.sleep(3600),
             "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "nan": lambda: None,
@@ -69,6 +71,10 @@ class _Faulty(nn.Module):
     @staticmethod
     def _exhaust() -> None:
         torch.empty(2**60)
+
+    def _fill(self) -> None:
+        """Take memory that is really there, step by step, until there is none."""
+        self.hoard.append(torch.ones(2**26))
 
     @staticmethod
     def _leave() -> None:

@@ -1,0 +1,25 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=pr_123_general
+#SBATCH --chdir=/home/me/scalebench
+#SBATCH --comment=scalebench-0123456789ab
+#SBATCH --cpus-per-task=24
+#SBATCH --gres=gpu:h100:1
+#SBATCH --hold
+#SBATCH --job-name=scalebench-test
+#SBATCH --mem=32768M
+#SBATCH --no-requeue
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/home/me/scalebench/results/greene/test/slurm/%j_0_log.out
+#SBATCH --signal=USR2@0
+#SBATCH --time=15
+
+# setup
+export SRUN_CPUS_PER_TASK=24
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /home/me/scalebench/results/greene/test/slurm/%j_%t_log.out --kill-on-bad-exit=0 /home/me/scalebench/.venv/bin/python -u -m submitit.core._submit /home/me/scalebench/results/greene/test/slurm

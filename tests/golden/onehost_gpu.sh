@@ -1,0 +1,26 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-1%1
+#SBATCH --chdir=/home/me/scalebench
+#SBATCH --comment=scalebench-0123456789ab
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency=singleton
+#SBATCH --hold
+#SBATCH --job-name=scalebench-test
+#SBATCH --no-requeue
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/home/me/scalebench/results/onehost/test/slurm/%A_%a_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --signal=USR2@0
+#SBATCH --time=15
+
+# setup
+export SRUN_CPUS_PER_TASK=4
+export GLOO_SOCKET_IFNAME=lo
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /home/me/scalebench/results/onehost/test/slurm/%A_%a_%t_log.out --kill-on-bad-exit=0 /home/me/scalebench/.venv/bin/python -u -m submitit.core._submit /home/me/scalebench/results/onehost/test/slurm
