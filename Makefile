@@ -15,7 +15,7 @@ TABLES_FOLLOW := $(or $(filter local,$(CLUSTER)),$(filter basic,$(HYDRA_LAUNCHER
 CHOSEN := $(if $(findstring command line,$(origin CLUSTER) $(origin SWEEP)),$(RESULTS)/$(CLUSTER)/$(SWEEP),)
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan status cancel report check test test-cluster bench cluster-up cluster-down format lock clean
+.PHONY: help sweep plan status cancel report check test test-cluster bench image cluster-up cluster-down format lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -51,6 +51,11 @@ test-cluster: $(STAMP) ## tests against a real Slurm on this machine; as root on
 
 bench: $(STAMP) ## measure the suite itself: its overhead, its start, its analysis of 10,000 records
 	$(PYTHON) -m tests.bench
+
+BASE   ?= auto
+IMAGES ?= images
+image: $(STAMP) ## build the container image that runs can be made in; BASE=debian|thin|docker|docker://NAME:TAG
+	@$(PYTHON) -m containers.build --base $(BASE) --images $(IMAGES)
 
 cluster-up: ## a real Slurm cluster of four nodes on this machine (Debian, root), to try sweeps on
 	@slurm/onehost.sh up

@@ -51,6 +51,11 @@ def number(value: float) -> str:
     return f"{value:#.3g}"
 
 
+def clean_long(text: str) -> str:
+    """One printable line, however long."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
 def clean(value: object) -> str:
     """A value as one short line, without the control characters that move cursors and end rows."""
     text = "".join(char if char.isprintable() else " " for char in str(value))
@@ -286,4 +291,4 @@ def summary(report: Report) -> list[str]:
         lines.append(f"{len(report.dropped)} of the grid's cells dropped by the plan: see the last table.")
     if not report.strong and not report.weak:
         lines.append("No scaling series: no two cells differ in the number of workers alone.")
-    return lines
+    return lines + [f"Warning: {clean_long(line)}" for line in report.mixed]

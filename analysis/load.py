@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import metrics
+from analysis.origins import origin_of
 from analysis.statistics import Floats, step_factors
 from benchmarks.config import Option, flatten
 from benchmarks.errors import UserError
@@ -42,6 +43,8 @@ class Run:
     status: str
     reason: str | None
     measured: Measured | None
+    origin: dict[str, str]
+    """What it was made with; see `analysis.origins`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -170,7 +173,14 @@ def _run(record: Record) -> Run:
         defect = _defect(record)
         measured = None if defect else _measure(record)
         status, reason = ("invalid", defect) if defect else (status, reason)
-    return Run(run_id=record.run_id, repeat=record.repeat, status=status, reason=reason, measured=measured)
+    return Run(
+        run_id=record.run_id,
+        repeat=record.repeat,
+        status=status,
+        reason=reason,
+        measured=measured,
+        origin=origin_of(record.environment),
+    )
 
 
 def _defect(record: Record) -> str | None:

@@ -146,6 +146,10 @@ class Report(msgspec.Struct, kw_only=True):
         list[str], Meta(description="`cell_id`s of cells without another worker count to compare with.")
     ]
     dropped: list[DroppedCell]
+    mixed: Annotated[
+        list[str],
+        Meta(description="Images, commits, driver and torch versions in which the numbers differ, and where."),
+    ]
     problems: Annotated[
         list[str], Meta(description="Files that were skipped and cells that were refused, one line each.")
     ]

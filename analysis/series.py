@@ -10,6 +10,7 @@ from statistics import median
 
 from analysis import metrics
 from analysis.load import Cell, Loaded, Run
+from analysis.origins import mixed
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, interval
 from benchmarks.config import VARIANT_AXES, Option
@@ -60,6 +61,7 @@ def build_report(loaded: Loaded) -> Report:
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],
+        mixed=mixed(loaded.cells),
         problems=problems,
     )
 

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from analysis.columns import Entry, TextTable, all_tables, clean, summary
+from analysis.columns import Entry, TextTable, all_tables, clean, clean_long, summary
 from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
 
 if TYPE_CHECKING:
@@ -113,11 +113,6 @@ def markdown(report: Report, figures: Sequence[str]) -> str:
     if report.problems:
         parts.append("## Skipped\n\n" + "\n".join(f"- {escape_markdown(clean_long(line))}" for line in report.problems))
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def clean_long(text: str) -> str:
-    """One printable line, however long."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 _LATEX = {

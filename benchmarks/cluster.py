@@ -1,7 +1,8 @@
 """Where a run happens: the cluster, the kind of node that the run asks for, and how many nodes it takes.
 
 A file of `conf/cluster/` describes one cluster. `node_types` names its kinds of node, each with facts that replace the
-cluster's own; `slurm` says how jobs are submitted there, and concerns only those who submit.
+cluster's own; `slurm` says how jobs are submitted there, and `container` in which image they run: no
+facts of a run's, whose record names what was used.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def mapping_at(key: str, value: object) -> Mapping[str, Any]:
 
 def node_facts(cluster: Mapping[str, Any], node_type: str | None) -> dict[str, Any]:
     """The cluster's facts, those of one kind of node in place of its own; without what concerns other kinds."""
-    facts = {key: value for key, value in cluster.items() if key not in ("node_types", "slurm")}
+    facts = {key: value for key, value in cluster.items() if key not in ("node_types", "slurm", "container")}
     own = node_types(cluster).get(node_type or "", {})
     return facts | {key: value for key, value in own.items() if key != "slurm"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,16 @@ def check_data_folder(run: RunConfig) -> None:
         raise UserError(
             f"data.root={root}: no such folder; name the one that holds {run.data.name}, or set data.download=true"
         )
+
+
+def quoted(value: object) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(quoted(item) for item in value)}]"
+    # Backslashes count only before a quotation mark: there they are doubled, elsewhere they stand for themselves.
+    text = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
+    return f"'{text}'"

@@ -286,7 +286,7 @@ def one_line(error: msgspec.ValidationError, values: Mapping[str, Any], prefix: 
     text, _, path = str(error).partition(" - at `$.")
     key = path.rstrip("`")
     if match := re.search(r"unknown field `(.*?)`", text):
-        fields = (*get_type_hints(Cluster), "node_types", "slurm") if key.startswith("cluster") else ()
+        fields = (*get_type_hints(Cluster), "node_types", "slurm", "container") if key.startswith("cluster") else ()
         return unknown(f"key of {key}", match.group(1), fields)
     if match := re.search(r"missing required field `(.*?)`", text):
         return ConfigError(f"{match.group(1)}: must be given")

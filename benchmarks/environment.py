@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -30,9 +31,11 @@ def host_environment() -> dict[str, Any]:
         "driver": _driver_version(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
-        "image": None,
-        "image_sha256": None,
-        "container_runtime": None,
+        "image": os.environ.get("SCALEBENCH_IMAGE"),
+        "image_sha256": os.environ.get("SCALEBENCH_IMAGE_SHA256"),
+        "image_labels": _image_labels(),
+        "container_runtime": os.environ.get("SCALEBENCH_CONTAINER_RUNTIME"),
+        "container_runtime_version": os.environ.get("SCALEBENCH_CONTAINER_VERSION"),
         "slurm_job": {name: os.environ[name] for name in _SLURM_JOB if name in os.environ} or None,
         "variables": {
             name: value
@@ -47,6 +50,17 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _image_labels() -> dict[str, str] | None:
+    """What the image's builder has written on it; Apptainer and Singularity keep it in this place inside."""
+    if "SCALEBENCH_IMAGE" not in os.environ:
+        return None
+    try:
+        labels = json.loads(Path("/.singularity.d/labels.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return {str(name): str(value) for name, value in labels.items() if str(name).startswith("scalebench.")}
 
 
 def _cpu_model() -> str | None:

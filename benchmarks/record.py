@@ -144,14 +144,15 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     started_at: str
     """UTC, ISO 8601."""
     wall_time_s: float
-    """From the supervisor's start of this run to its end."""
+    """From the job's first line, or the supervisor's start of this run where there is no job of its own, to its end."""
     window: Window | None
     ranks: list[RankSummary]
     evaluation: list[Evaluation]
     memory: Memory | None
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
-    """Seconds by phase, in order; their sum is `wall_time_s`."""
+    """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`
+    and `imports` (those of the supervisor; the workers' are in `start`)."""
     ceilings: dict[str, float | None] | None
     sanity: list[Check]
     notes: list[str]

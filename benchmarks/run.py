@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from benchmarks.boxed import go_inside
 from benchmarks.cluster import placed, threads_share
 from benchmarks.composed import check_data_folder, run_mapping
 from benchmarks.config import RunConfig
@@ -51,6 +52,7 @@ def run_job(cfg: DictConfig) -> Record | None:
             f"srun --nodes={run.nodes} --ntasks-per-node=1 .venv/bin/python -m benchmarks.run ..."
         )
     folder = SweepFolder.create(Path(cfg.results), run.cluster.name, sweep)
+    go_inside(cfg, [run])
     earlier = folder.record(run.run_id)
     attempt = earlier.attempt + 1 if earlier else 1
     if not team.leads:

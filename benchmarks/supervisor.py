@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks import agent, merge, verdict
 from benchmarks.config import RunConfig
@@ -20,6 +22,7 @@ from benchmarks.team import Team, Word, collect_words, leave_word, meet, part
 from benchmarks.watch import Limits
 
 ALONE = Team()
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,17 @@ class _Attempt:
     limits: Limits
     started_at: str
     reporter: Reporter
+    before: Mapping[str, float]
 
 
 def supervise(
-    run: RunConfig, folder: Path, attempt: int = 1, team: Team = ALONE, *, ends_at_s: float | None = None
+    run: RunConfig,
+    folder: Path,
+    attempt: int = 1,
+    team: Team = ALONE,
+    *,
+    ends_at_s: float | None = None,
+    before: Mapping[str, float] = NOTHING,
 ) -> Record | None:
     """Make one attempt at a run; the team's leader writes its record into `folder`, beside those of earlier attempts.
 
@@ -45,6 +55,7 @@ def supervise(
         team: This supervisor among those of all nodes.
         ends_at_s: When the allocation ends, in UNIX time: the workers are ended some time before, so that a record
             with what was measured can be left. None where there is no such end.
+        before: Seconds that the job has already spent on this run, by phase: they begin the record's ledger.
 
     Returns:
         The record; None on the other nodes of a team.
@@ -69,6 +80,7 @@ def supervise(
                 limits=limits,
                 started_at=started_at,
                 reporter=reporter,
+                before=before,
             )
         )
     finally:
@@ -151,13 +163,13 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
         workers=run.workers,
         nodes=this.team.nodes,
         started_at=this.started_at,
-        wall_time_s=(ended_ns - this.limits.started_ns) / 1e9,
+        wall_time_s=sum(this.before.values()) + (ended_ns - this.limits.started_ns) / 1e9,
         window=merge.merge_window(measured) if measured and len(measured) == run.workers else None,
         ranks=[merge.summarise(result) for result in measured],
         evaluation=measured[0].evaluations if measured else [],
         memory=merge.merge_memory(measured) if measured else None,
         energy=None,
-        ledger=merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns),
+        ledger={**this.before, **merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns)},
         ceilings=None,
         sanity=checks,
         notes=["oversubscribed"] if run.oversubscribed else [],

@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 
+JOB_START = "SCALEBENCH_JOB_START"
+"""The variable in which a job's script leaves the moment of its first line, in seconds since 1970."""
+
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a run."""
@@ -36,6 +39,7 @@ def run(payload: dict[str, Any]) -> None:
     from benchmarks.config import RunConfig
     from benchmarks.folder import SweepFolder
     from benchmarks.interruption import Interrupted
+    from benchmarks.launch_times import before_supervisor
     from benchmarks.supervisor import supervise
     from benchmarks.team import team_here
 
@@ -50,6 +54,7 @@ def run(payload: dict[str, Any]) -> None:
             max(order.attempt, earlier.attempt + 1 if earlier else 1),
             team_here(),
             ends_at_s=_ends_at_s(started_s, order.minutes),
+            before=before_supervisor(os.environ.get(JOB_START)),
         )
     except Interrupted as stop:
         raise SystemExit(128 + stop.number) from None

@@ -91,13 +91,18 @@ def _told(submission: Submission, jobs: list[str], folder: SweepFolder) -> str:
     if not submission.left_for_later:
         later = ""
     if not submission.runs:
-        return f"nothing to submit; results in {folder.path}\n{later}"
+        return f"nothing to submit; results in {folder.path}\n{_where(submission)}{later}"
     arrays = f"{len(jobs)} job array{'s' * (len(jobs) > 1)} ({', '.join(jobs[:8])}{', ...' * (len(jobs) > 8)})"
     return (
         f"submitted {submission.runs} run{'s' * (submission.runs > 1)} as {arrays}; {_price(submission)}; "
-        f"results in {folder.path}\n{later}"
+        f"results in {folder.path}\n{_where(submission)}{later}"
         "`make status` shows how they go; the same command again submits what is missing\n"
     )
+
+
+def _where(submission: Submission) -> str:
+    box = submission.inside
+    return f"inside {box.image.path} (sha256 {box.image.sha256[:12]}...)\n" if box else ""
 
 
 def _price(submission: Submission) -> str:
@@ -111,8 +116,10 @@ def describe(submission: Submission) -> str:
         return "nothing to submit"
     count = len(submission.arrays)
     lines = [f"{count} job array{'s' * (count > 1)}, {_price(submission)} (workers x the time asked for):"]
-    if problem := where_nodes_do_not_see(submission):
-        lines.insert(0, f"warning: {problem}; to be mended before these are submitted")
+    box = submission.inside
+    for problem in (where_nodes_do_not_see(submission), box.problem if box else None):
+        if problem:
+            lines.insert(0, f"warning: {problem}; to be mended before these are submitted")
     for array in submission.arrays:
         hours = len(array.attempts) * array.batch.shape.worker_hours
         lines.append(f"  {len(array.attempts)} x ({array.batch.shape}): at most {hours:.2f} worker-hours")

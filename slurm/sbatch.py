@@ -48,6 +48,8 @@ class Array(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     folder: str
     """The sweep's: another folder's sweep may have the same runs."""
     nodelist: str | None = None
+    python: str | None = None
+    """The jobs' Python, as a text for the shell: inside an image it is many words. None: the site's, or this one."""
 
     @cached_property
     def token(self) -> str:
@@ -138,21 +140,21 @@ def _sbatch_words(error: Exception) -> str:
 
 def _executor(array: Array) -> _Executor:
     folder = Path(array.folder)
-    executor = _Executor(folder / JOBS_FOLDER, python=shlex.quote(array.batch.site.python or sys.executable))
+    python = array.python or shlex.quote(array.batch.site.python or sys.executable)
+    executor = _Executor(folder / JOBS_FOLDER, python=python)
     executor.update_parameters(**_parameters(array, folder.name))
     return executor
 
 
 def _parameters(array: Array, sweep: str) -> dict[str, Any]:
     shape, site = array.batch.shape, array.batch.site
-    gres = ":".join(["gpu", *([site.gpu_type] if site.gpu_type else []), str(shape.gpus_per_node)])
     memory = f"{shape.memory_mb_per_node}M" if shape.memory_mb_per_node else "0" if site.exclusive else None
     optional = {
         "account": site.account,
         "partition": site.partition,
         "qos": site.qos,
         "constraint": site.constraint,
-        "gres": gres if shape.gpus_per_node else None,
+        "gres": gres(array) if shape.gpus_per_node else None,
         "mem": memory,
         "exclusive": site.exclusive or None,
         "nodelist": array.nodelist,
@@ -182,10 +184,17 @@ def _parameters(array: Array, sweep: str) -> dict[str, Any]:
     }
 
 
+def gres(array: Array) -> str:
+    """The GPUs of a node, as Slurm wants them asked for."""
+    kind, count = array.batch.site.gpu_type, array.batch.shape.gpus_per_node
+    return f"gpu:{kind}:{count}" if kind else f"gpu:{count}"
+
+
 def _setup(array: Array) -> list[str]:
     # Since Slurm 22.05 srun does not take over the job's --cpus-per-task.
     exports = {"SRUN_CPUS_PER_TASK": str(array.batch.shape.cores_per_node), **array.batch.site.environment}
-    return [*array.batch.site.setup, *(f"export {name}={shlex.quote(value)}" for name, value in exports.items())]
+    began = f"export {job.JOB_START}=$(date +%s.%N)"
+    return [began, *array.batch.site.setup, *(f"export {name}={shlex.quote(value)}" for name, value in exports.items())]
 
 
 def arrays(

@@ -17,6 +17,7 @@ import msgspec
 from benchmarks.errors import UserError
 from benchmarks.folder import CANCEL_NAME, SweepFolder
 from benchmarks.sweep import PlannedRun
+from containers.inside import Inside, inside, read_container
 from slurm import commands, sbatch
 from slurm.commands import SlurmError
 from slurm.sbatch import Array
@@ -35,6 +36,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Runs beyond what one may have in the queue."""
     nodes: dict[str | None, list[str]] = {}
     """With `same_nodes`: those to which the jobs of a partition are bound."""
+    inside: Inside | None = None
+    """In which image; None: in none."""
 
     @property
     def runs(self) -> int:
@@ -79,11 +82,19 @@ def prepare(
     room = len(runs) if site.max_queued is None else max(0, site.max_queued - queued)
     taken = _first(sorted_runs, room)
     nodes = _nodes_to_keep_to(folder, sorted_runs)
+    arrays = sbatch.arrays(folder.path, taken, attempts, site.max_array_size or _max_array_size(), nodes)
+    container = read_container(cluster)
+    box = inside(container, folder.path, [run.config for run in runs]) if container else None
     return Submission(
-        arrays=sbatch.arrays(folder.path, taken, attempts, site.max_array_size or _max_array_size(), nodes),
+        arrays=[_boxed(array, box) for array in arrays] if box else arrays,
+        inside=box,
         left_for_later=len(runs) - sum(len(batch.runs) for batch in taken),
         nodes=nodes,
     )
+
+
+def _boxed(array: Array, box: Inside) -> Array:
+    return msgspec.structs.replace(array, python=box.python(gpus=array.batch.shape.gpus_per_node > 0))
 
 
 def _first(sorted_runs: Sequence[Batch], room: int) -> list[Batch]:
@@ -143,10 +154,12 @@ def check(submission: Submission, folder: SweepFolder, budget_worker_hours: floa
         return
     if problem := where_nodes_do_not_see(submission):
         raise UserError(problem)
+    if submission.inside:
+        submission.inside.verified()
     groups = commands.node_groups()
     for array in submission.arrays:
         check_fits(array.batch, groups)
-    _probe(submission.arrays[0].batch, folder)
+    _probe(submission.arrays[0], submission.inside, folder)
 
 
 def where_nodes_do_not_see(submission: Submission) -> str | None:
@@ -155,11 +168,12 @@ def where_nodes_do_not_see(submission: Submission) -> str | None:
     return next((problem for problem in problems if problem), None)
 
 
-def _probe(batch: Batch, folder: SweepFolder) -> None:
-    """Once per sweep, let a node say whether it sees the folder. A busy cluster is not waited for."""
-    if any(event["event"] == "probed" for event in folder.events()):
+def _probe(array: Array, box: Inside | None, folder: SweepFolder) -> None:
+    """Once per sweep, try on a node: does it see the folder, does the image start? A busy cluster is not waited for."""
+    probed = folder.path.name if box is None else box.image.sha256
+    if any(event["event"] == "probed" and event["what"] == probed for event in folder.events()):
         return
-    site = batch.site
+    site = array.batch.site
     if not commands.idle_nodes(site.partition):
         return
     options = [
@@ -167,18 +181,28 @@ def _probe(batch: Batch, folder: SweepFolder) -> None:
         for option in ("account", "partition", "qos", "reservation", "constraint")
         if (value := getattr(site, option))
     ]
-    seen = f"test -d {shlex.quote(str(folder.path.resolve()))} && echo seen || echo unseen"
+    if array.batch.shape.gpus_per_node:
+        options.append(f"--gres={sbatch.gres(array)}")
+    test = f"if test -d {shlex.quote(str(folder.path.resolve()))}; then echo seen; else echo unseen; exit 0; fi; "
     limits = (f"--immediate={_PROBE_S}", "--time=1", "--nodes=1", "--ntasks=1", "--chdir=/", "--quiet")
+    start = f"{array.python} -c 'print(\"started\")' 2>&1" if box else "echo started"
     try:
-        answer = commands.call("srun", *limits, *options, "sh", "-c", seen, patience_s=_PROBE_S + 30).strip()
+        answer = commands.call("srun", *limits, *options, "bash", "-c", test + start + " || true", patience_s=60)
     except SlurmError:
         return  # no node is free at once, or Slurm refuses: sbatch will say so
-    if answer == "unseen":
+    _judge(answer.split(), answer, folder)
+    folder.note("probed", what=probed)
+
+
+def _judge(said: Sequence[str], answer: str, folder: SweepFolder) -> None:
+    if "unseen" in said:
         raise UserError(
             f"results: a node of the cluster does not see {folder.path.resolve()}; name a folder on a shared file "
             "system with results=..."
         )
-    folder.note("probed")
+    if "seen" in said and "started" not in said:
+        lines = [line for line in answer.splitlines() if line and line != "seen"]
+        raise UserError(f"container: it does not start on a node of the cluster: {lines[-1] if lines else 'no answer'}")
 
 
 def submit(submission: Submission, folder: SweepFolder) -> list[str]:

@@ -25,6 +25,7 @@ from benchmarks.record import RECORD_NAME, read_record
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Trainer, timed_span
 from tests import synthetic
+from tests.bench_image import bench_image
 from tests.bench_slurm import bench_slurm
 from tests.conftest import PROJECT, base_mapping
 
@@ -160,6 +161,7 @@ def main() -> None:
         lambda: command_time("make plan", "make", "plan"),
         analysis_rows,
         bench_slurm,
+        bench_image,
     ]
     console = Console(width=100)
     for bench in benches:

@@ -23,6 +23,20 @@ from tests.conftest import base_mapping
 from tests.fake_slurm import FakeSlurm
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    """Of a sweep that is to be submitted."""
+    return a_folder(tmp_path)
+
+
+@pytest.fixture
+def job(slurm: FakeSlurm, folder: SweepFolder) -> str:
+    """Of the only run of a sweep, submitted a while ago."""
+    launch(an_order(workers=1, repeats=1), folder)
+    age_ledger(folder, 1000.0)
+    return "100"
+
+
 def cluster_file(name: str, **slurm: Any) -> dict[str, Any]:
     """`conf/cluster/<name>.yaml` with an account, and with some keys of its `slurm` section set otherwise."""
     values = msgspec.yaml.decode((CONF_DIR / "cluster" / f"{name}.yaml").read_bytes(), type=dict[str, Any])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis import columns, tables
+from analysis.columns import clean_long
 from analysis.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
@@ -205,7 +206,7 @@ def test_csv_round_trips_and_guards_formulas(texts: list[str]) -> None:
     (_, row) = csv.reader(io.StringIO(tables.write_csv(["h"] * len(texts), [texts])))
     for text, read in zip(texts, row, strict=True):
         assert not read.startswith(("=", "+", "-", "@", "\t", "\r"))
-        assert read.removeprefix("'") == tables.clean_long(text).removeprefix("'")
+        assert read.removeprefix("'") == clean_long(text).removeprefix("'")
 
 
 def test_csv_of_hostile_names(hostile: Report) -> None:

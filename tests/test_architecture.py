@@ -14,7 +14,7 @@ from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
 CORE = {"config", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
-COMMAND_LINE = {"run", "composed", "hydra_errors"}
+COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
 # Modules of benchmarks/ that this process must be able to import before, or without, torch.
@@ -97,12 +97,20 @@ def test_analysis_imports_the_core_and_itself(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules("slurm"), ids=lambda path: str(path.relative_to(PROJECT)))
 def test_slurm_imports_the_core_itself_and_submitit(path: Path) -> None:
-    """But for what runs in a job: that is imported there, inside the entry function."""
+    """And the images' command; but for what runs in a job: that is imported there, inside the entry function."""
     for imported in imports(path):
         assert top(imported) not in FOREIGN - {"submitit"} | {"analysis", "hydra_plugins"}, imported
         if top(imported) == "benchmarks" and part(imported) not in CORE:
             assert path.name == "job.py", imported
             assert imported in {name for function in functions(path) for name in imports_in(function)}, imported
+
+
+@pytest.mark.parametrize("path", modules("containers"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_containers_import_the_core_and_themselves(path: Path) -> None:
+    for imported in imports(path):
+        if path.stem != "selftest":  # runs inside an image
+            assert top(imported) not in FOREIGN | {"analysis", "slurm", "hydra_plugins"}, imported
+            assert top(imported) != "benchmarks" or part(imported) in CORE, imported
 
 
 @pytest.mark.parametrize("path", modules("hydra_plugins"), ids=lambda path: str(path.relative_to(PROJECT)))
@@ -115,6 +123,7 @@ def test_the_plugins_are_glue_without_torch(path: Path) -> None:
     "module",
     [f"benchmarks.{name}" for name in sorted(CORE | set(WITHOUT_TORCH))]
     + [f"slurm.{path.stem}" for path in modules("slurm")]
+    + [f"containers.{path.stem}" for path in modules("containers") if path.stem != "selftest"]
     + [
         "hydra_plugins.scalebench.sweeper",
         "hydra_plugins.scalebench.launcher",

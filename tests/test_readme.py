@@ -18,6 +18,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DO
 
 # Run by CI itself, around these tests, or by the cluster tests; `make bench` takes minutes and judges nothing.
 RUN_ELSEWHERE = {"make test", "make check", "make bench", "make test-cluster", "make cluster-up", "make cluster-down"}
+RUN_ELSEWHERE |= {"make image"}
 ON_THE_CLUSTER = [
     *[command for command in COMMANDS if "CLUSTER=onehost" in command],
     *["make status", "make status ARGS=--watch", "make report", "make cancel"],
@@ -71,7 +72,7 @@ def test_the_first_command_leaves_tables_and_figures(clone: Path) -> None:
 def test_links_lead_somewhere(name: str, text: str) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", text)
     assert all((PROJECT / link).exists() for link in links if "://" not in link), name
-    paths = re.findall(r"`((?:benchmarks|analysis|conf|tests|hydra_plugins)/[\w./]+)`", text)
+    paths = re.findall(r"`((?:benchmarks|analysis|conf|containers|slurm|tests|hydra_plugins)/[\w./]+)`", text)
     missing = [path for path in paths if not (PROJECT / path).exists()]
     assert set(missing) <= {"conf/optimizer/adagrad.yaml", "benchmarks/optimizer/adagrad.py"}, name
 

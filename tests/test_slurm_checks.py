@@ -13,12 +13,9 @@ from benchmarks.folder import SweepFolder
 from slurm.commands import SlurmError
 from slurm.launch import describe, launch, planned
 from tests.fake_slurm import FakeSlurm, idle_node
-from tests.slurm_cases import a_folder, an_order, cluster_file, ids, refused, runs_in_queue
+from tests.slurm_cases import a_folder, an_order, cluster_file, folder, ids, refused, runs_in_queue
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SweepFolder:
-    return a_folder(tmp_path)
+__all__ = ["folder"]  # fixtures
 
 
 @pytest.mark.parametrize("command", ["sinfo", "sbatch", "srun"])

@@ -15,7 +15,9 @@ from slurm.launch import Order, launch
 from slurm.state import look
 from slurm.status import current
 from tests.fake_slurm import FakeSlurm
-from tests.slurm_cases import a_folder, an_order, ids, runs_in_queue
+from tests.slurm_cases import a_folder, an_order, folder, ids, runs_in_queue
+
+__all__ = ["folder"]  # fixtures
 
 
 def two_arrays() -> Order:
@@ -31,11 +33,6 @@ def submitter(folder: SweepFolder) -> BaseProcess:
     process = multiprocessing.get_context("spawn").Process(target=launch_there, args=(folder.path,))
     process.start()
     return process
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SweepFolder:
-    return a_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +128,9 @@ def test_jobs_that_run_already_are_not_released_again(slurm: FakeSlurm, folder: 
 def test_the_same_runs_in_another_folder_are_left_alone(slurm: FakeSlurm, tmp_path: Path) -> None:
     """Both sweeps have the same name and the same runs; one submitter died, the other's jobs are still held."""
     mine, other = a_folder(tmp_path), a_folder(tmp_path / "other")
-    for folder in (mine, other):
+    for each in (mine, other):
         slurm.set(sbatch_calls=0, kill_after_sbatch=2)
-        process = submitter(folder)
+        process = submitter(each)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
     slurm.set(kill_after_sbatch=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,25 +15,20 @@ from benchmarks.record import Record, Status
 from slurm.commands import past_jobs
 from slurm.launch import launch
 from slurm.status import as_plain, current
-from tests.fake_slurm import FakeSlurm
-from tests.slurm_cases import a_folder, age_ledger, an_order, ids, jobs_of, leave_progress, leave_record, runs_in_queue
+from tests.fake_slurm import NO_ACCOUNTING, NO_CONTROLLER, NO_DBD, FakeSlurm
+from tests.slurm_cases import (
+    age_ledger,
+    an_order,
+    folder,
+    ids,
+    job,
+    jobs_of,
+    leave_progress,
+    leave_record,
+    runs_in_queue,
+)
 
-NO_ACCOUNTING = "Slurm accounting storage is disabled"
-NO_DBD = "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection: Connection refused"
-NO_CONTROLLER = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SweepFolder:
-    return a_folder(tmp_path)
-
-
-@pytest.fixture
-def job(slurm: FakeSlurm, folder: SweepFolder) -> str:
-    """Of the only run of a sweep, submitted a while ago."""
-    launch(an_order(workers=1, repeats=1), folder)
-    age_ledger(folder, 1000.0)
-    return "100"
+__all__ = ["folder", "job"]  # fixtures
 
 
 def state_of(folder: SweepFolder) -> str:

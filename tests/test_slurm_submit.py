@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,18 @@ from benchmarks.folder import SweepFolder
 from benchmarks.record import Status
 from slurm.launch import launch
 from tests.fake_slurm import FakeSlurm
-from tests.slurm_cases import a_folder, an_order, cluster_file, ids, jobs_of, leave_record, refused, runs_in_queue
+from tests.slurm_cases import (
+    an_order,
+    cluster_file,
+    folder,
+    ids,
+    jobs_of,
+    leave_record,
+    refused,
+    runs_in_queue,
+)
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SweepFolder:
-    return a_folder(tmp_path)
+__all__ = ["folder"]  # fixtures
 
 
 def finish_all(slurm: FakeSlurm, state: str = "COMPLETED") -> None:

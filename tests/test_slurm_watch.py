@@ -21,24 +21,9 @@ from slurm.launch import launch
 from slurm.state import look
 from slurm.status import current
 from tests.fake_slurm import FakeSlurm
-from tests.slurm_cases import a_folder, age_ledger, an_order, leave_progress, leave_record
+from tests.slurm_cases import age_ledger, an_order, folder, job, leave_progress, leave_record
 
-NO_ACCOUNTING = "Slurm accounting storage is disabled"
-NO_DBD = "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection: Connection refused"
-NO_CONTROLLER = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SweepFolder:
-    return a_folder(tmp_path)
-
-
-@pytest.fixture
-def job(slurm: FakeSlurm, folder: SweepFolder) -> str:
-    """Of the only run of a sweep, submitted a while ago."""
-    launch(an_order(workers=1, repeats=1), folder)
-    age_ledger(folder, 1000.0)
-    return "100"
+__all__ = ["folder", "job"]  # fixtures
 
 
 def test_what_is_shown(slurm: FakeSlurm, folder: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:

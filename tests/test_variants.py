@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from benchmarks.composed import run_mapping
+from benchmarks.composed import quoted, run_mapping
 from benchmarks.config import CONF_DIR, VARIANT_AXES, RunConfig, Variant, names_on, variant_file
 from benchmarks.data import datasets
 from benchmarks.optimizer import optimizers
@@ -24,7 +24,7 @@ from benchmarks.registry import Registry
 from benchmarks.strategy import strategies
 from benchmarks.sweep import plan, read_sweep
 from benchmarks.workload import workloads
-from hydra_plugins.scalebench.sweeper import _as_overrides, _quoted
+from hydra_plugins.scalebench.sweeper import _as_overrides
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "workload": workloads,
@@ -96,7 +96,7 @@ def test_backslashes_and_quotation_marks_survive_in_any_order(characters: list[s
 
 
 def assert_survives(value: object) -> None:
-    parsed = OverridesParser.create().parse_override(f"key={_quoted(value)}").value()
+    parsed = OverridesParser.create().parse_override(f"key={quoted(value)}").value()
     parsed = parsed.text if isinstance(parsed, QuotedString) else parsed
     assert parsed == value
     assert type(parsed) is type(value)

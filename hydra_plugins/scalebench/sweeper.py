@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.composed import CONTROL_KEYS, check_data_folder, run_mapping
+from benchmarks.boxed import go_inside
+from benchmarks.composed import CONTROL_KEYS, check_data_folder, quoted, run_mapping
 from benchmarks.console import SweepProgress, show_plan
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.folder import SweepFolder
@@ -62,6 +62,7 @@ class ScalebenchSweeper(Sweeper):
         for run in the_plan.runs:
             check_data_folder(run.config)
         folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, cfg.sweep.name)
+        go_inside(cfg, [run.config for run in the_plan.runs])
         with folder.lock():
             folder.write_manifest(the_plan, shown_keys(the_plan))
             queued = SlurmLauncher.in_flight(folder)
@@ -110,17 +111,4 @@ def _without(cfg: DictConfig, axes: Mapping[str, Any]) -> DictConfig:
 
 
 def _as_overrides(run: PlannedRun) -> list[str]:
-    return [f"{key}={_quoted(value)}" for key, value in run.settings.items()]
-
-
-def _quoted(value: object) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(_quoted(item) for item in value)}]"
-    # Backslashes count only before a quotation mark: there they are doubled, elsewhere they stand for themselves.
-    text = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
-    return f"'{text}'"
+    return [f"{key}={quoted(value)}" for key, value in run.settings.items()]

@@ -23,6 +23,12 @@ def idle_node(name: str, partition: str = "cpu") -> dict[str, str]:
     return {"%N": name, "%t": "idle", "%P": partition, "%a": "up"}
 
 
+# What Slurm's commands say where they cannot answer.
+NO_ACCOUNTING = "Slurm accounting storage is disabled"
+NO_DBD = "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection: Connection refused"
+NO_CONTROLLER = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+
+
 class FakeSlurm:
     """Makes the commands and their state in a folder, and lets a test play the cluster."""
 

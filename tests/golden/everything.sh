@@ -26,6 +26,7 @@
 #SBATCH --time=15
 
 # setup
+export SCALEBENCH_JOB_START=$(date +%s.%N)
 module purge
 module load cuda/12.4
 export SRUN_CPUS_PER_TASK=32

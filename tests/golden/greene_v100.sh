@@ -19,6 +19,7 @@
 #SBATCH --time=15
 
 # setup
+export SCALEBENCH_JOB_START=$(date +%s.%N)
 export SRUN_CPUS_PER_TASK=20
 
 # command

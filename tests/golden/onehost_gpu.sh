@@ -18,6 +18,7 @@
 #SBATCH --time=15
 
 # setup
+export SCALEBENCH_JOB_START=$(date +%s.%N)
 export SRUN_CPUS_PER_TASK=4
 export GLOO_SOCKET_IFNAME=lo
 
