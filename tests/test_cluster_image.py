@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -101,6 +103,21 @@ def test_on_this_machine_too(sweeps: Boxed) -> None:
     line = f"{SWEEP} workers=1 steps=3 results=results/here cluster.container.image={sweeps.image.path}"
     sweeps.shell(f"HYDRA_LAUNCHER=basic {line}")
     [record] = sweeps.records("results/here")
+    assert (record.status, record.environment["image_sha256"]) == ("ok", sweeps.image.sha256)
+
+
+def test_the_image_that_make_image_has_made_is_taken_by_itself(sweeps: Boxed) -> None:
+    """And `wait=true` stays until the run has ended."""
+    built = sweeps.home / "images"
+    built.mkdir()
+    for name in ("scalebench.sif", "scalebench.sif.json"):
+        os.link(Path(sweeps.image.path).with_name(name), built / name)
+    try:
+        said = sweeps.shell(f"{SWEEP} workers=1 steps=3 results=results/auto wait=true")
+    finally:
+        shutil.rmtree(built)
+    assert f"inside {built}/scalebench.sif" in said
+    [record] = sweeps.records("results/auto")
     assert (record.status, record.environment["image_sha256"]) == ("ok", sweeps.image.sha256)
 
 
