@@ -37,7 +37,7 @@ def test_each_phase_by_its_moment() -> None:
     phases = told(str(now_s - 5), container=str(now_s - 1))
     assert list(phases) == ["launch", "container", "imports"]
     assert phases["launch"] == pytest.approx(4.0, abs=0.001)
-    assert 1.0 <= phases["container"] < 2.0
+    assert 0.98 <= phases["container"] < 2.0  # the kernel notes a start to 10 ms
     assert 0.3 <= phases["imports"] < 3.0
 
 
