@@ -74,7 +74,7 @@ def test_links_lead_somewhere(name: str, text: str) -> None:
     assert all((PROJECT / link).exists() for link in links if "://" not in link), name
     paths = re.findall(r"`((?:benchmarks|analysis|conf|containers|slurm|tests|hydra_plugins)/[\w./]+)`", text)
     missing = [path for path in paths if not (PROJECT / path).exists()]
-    assert set(missing) <= {"conf/optimizer/adagrad.yaml", "benchmarks/optimizer/adagrad.py"}, name
+    assert set(missing) <= {"conf/optimizer/rmsprop.yaml", "benchmarks/optimizer/rmsprop.py"}, name
 
 
 @pytest.mark.parametrize("axis", [*VARIANT_AXES, "sweep"])

@@ -1,0 +1,29 @@
+"""Optimisers with a step length of its own for each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from benchmarks.optimizer import optimizers
+
+
+@optimizers.register("adam")
+def adam(
+    parameters: Iterable[Parameter], *, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
+) -> Optimizer:
+    """torch's Adam (Kingma and Ba 2015, arXiv 1412.6980); two numbers of state for each parameter."""
+    return torch.optim.Adam(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay)
+
+
+@optimizers.register("adagrad")
+def adagrad(
+    parameters: Iterable[Parameter], *, lr: float, eps: float, initial_accumulator: float, weight_decay: float
+) -> Optimizer:
+    """torch's Adagrad (Duchi et al. 2011, JMLR 12); one number of state for each parameter, made with the optimiser."""
+    return torch.optim.Adagrad(
+        parameters, lr=lr, eps=eps, initial_accumulator_value=initial_accumulator, weight_decay=weight_decay
+    )
