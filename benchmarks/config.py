@@ -36,6 +36,7 @@ type_names = {bool: "true or false", int: "a whole number", float: "a number", s
 
 Scalar = str | int | float | bool | None
 Option = Scalar | list[Any]
+Factor = Annotated[float, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
 # What says where and with whose money a run happens, not what is measured: no part of a run's identity.
@@ -79,6 +80,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     evaluate: bool
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     repeat: NonNegative
+    slowdown: dict[int, Factor] = {}
+    """Ranks that are made slower, by which factor; see `benchmarks/slowdown.py`."""
     run_limit_s: PositiveNumber
     hang_limit_s: PositiveNumber
 
@@ -96,6 +99,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         for axis in VARIANT_AXES:
             values[axis] = _variant(axis, values.get(axis))
         values.update(_batches(values))
+        values["slowdown"] = _slowdown(values.get("slowdown"))
         values = placed(values)
         try:
             run = msgspec.convert(values, cls)
@@ -114,6 +118,18 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"global_batch={self.global_batch}: larger than the data set "
                 f"({self.data.name} has {train_samples} training samples)"
             )
+        self._check_places()
+        for axis in VARIANT_AXES:
+            name = getattr(self, axis).name
+            for rule, reason in variant_file(axis, name).needs.items():
+                if not rules.holds(rule, values):
+                    raise ImpossibleRunError(f"{axis}={name} needs {rule}: {reason}")
+
+    def _check_places(self) -> None:
+        """The workers and where they are."""
+        missing = next((rank for rank in self.slowdown if rank >= self.workers), None)
+        if missing is not None:
+            raise ImpossibleRunError(f"slowdown={self.slowdown}: there is no rank {missing} of workers={self.workers}")
         if self.workers % self.nodes:
             raise ImpossibleRunError(f"workers={self.workers}: cannot be spread equally over nodes={self.nodes}")
         most = self.cluster.max_nodes
@@ -128,11 +144,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"workers={self.workers}: more than the {gpus * self.nodes} GPUs of cluster={self.cluster.name}, "
                 f"nodes={self.nodes}; each worker needs its own"
             )
-        for axis in VARIANT_AXES:
-            name = getattr(self, axis).name
-            for rule, reason in variant_file(axis, name).needs.items():
-                if not rules.holds(rule, values):
-                    raise ImpossibleRunError(f"{axis}={name} needs {rule}: {reason}")
 
     def as_dict(self) -> dict[str, Any]:
         """The canonical configuration: complete, plain, variants as `{"name": ..., option: value, ...}`."""
@@ -279,6 +290,20 @@ def _batches(values: Mapping[str, Any]) -> dict[str, int]:
             "set one of them to null"
         )
     return {"batch_per_worker": per_worker, "global_batch": per_worker * workers}
+
+
+def _slowdown(given: object) -> dict[int, float]:
+    """Factors by rank; from JSON, ranks come as text. A factor of 1 changes nothing and is left out."""
+    wanted = "must be factors from 1 by rank, as {0: 2.0}, or {}"
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"slowdown={given}: {wanted}")
+    factors = {}
+    for rank, factor in (given or {}).items():
+        number = type(factor) in (int, float) and math.isfinite(factor) and factor >= 1
+        if not number or not re.fullmatch(r"\d+", str(rank)):
+            raise ConfigError(f"slowdown={given}: {wanted}")
+        factors[int(rank)] = float(factor)
+    return {rank: factor for rank, factor in sorted(factors.items()) if factor > 1}
 
 
 def one_line(error: msgspec.ValidationError, values: Mapping[str, Any], prefix: str = "") -> ConfigError:

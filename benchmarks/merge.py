@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from benchmarks import record
 from benchmarks.record import Check, Evaluation, Memory, RankSummary, Span, Status, Window, finite
-from benchmarks.step_times import StepTimes
+from benchmarks.step_times import Communication, StepTimes
 
 CANNOT_WRITE = os.EX_IOERR
 """A worker's exit code where its result could not be written."""
@@ -45,6 +46,7 @@ class RankResult(msgspec.Struct, kw_only=True):
     checks: list[Check] = []
     peak_host_bytes: int = 0
     peak_device_bytes: int | None = None
+    communication: Communication | None = None
     environment: dict[str, Any] = {}
 
     def series(self, name: str) -> list[float]:
@@ -109,16 +111,57 @@ def merge_window(results: Sequence[RankResult]) -> Window:
     Times are the slowest rank's, step by step; samples are summed, and losses weighted by them.
     """
     samples = [sum(step) for step in zip(*(result.samples for result in results), strict=True)]
+    step_time_s = _slowest([result.series("step_s") for result in results])
     return Window(
         clock="cuda_event" if results[0].clock == "cuda_event" else "monotonic",
-        step_time_s=_slowest([result.series("step_s") for result in results]),
+        step_time_s=step_time_s,
         compute_time_s=_slowest([_compute_times(result) for result in results]),
         data_wait_s=_slowest([result.series("data_wait_s") for result in results]),
-        exposed_comm_s=None,
+        exposed_comm_s=_exposed_comm_s(results, step_time_s, samples),
         samples=samples,
         loss=[_mean_loss(results, step, total) for step, total in enumerate(samples)],
         spans=_spans(results, samples),
     )
+
+
+def merge_communication(results: Sequence[RankResult]) -> record.Communication | None:
+    """What all ranks know; the slowest rank's times."""
+    parts = [result.communication for result in results if result.communication]
+    if len(parts) < len(results):
+        return None
+    first = parts[0]
+    times = [part.allreduce_s for part in parts if part.allreduce_s is not None]
+    allreduce_s = max(times) if times else None
+    sent = 2 * (len(results) - 1) / len(results) * (first.allreduce_bytes or 0)
+    return record.Communication(
+        bytes_per_step=first.bytes_per_step,
+        unsynchronised_step_s=_unsynchronised_step_s(parts),
+        allreduce_bytes=first.allreduce_bytes,
+        allreduce_s=allreduce_s,
+        allreduce_gb_per_s=sent / allreduce_s / 1e9 if allreduce_s else None,
+    )
+
+
+def _unsynchronised_step_s(parts: Sequence[Communication]) -> dict[int, float] | None:
+    by_rank = [part.unsynchronised_step_s for part in parts]
+    known = [times for times in by_rank if times is not None]
+    if len(known) < len(by_rank):
+        return None
+    return {size: max(times[size] for times in known) for size in known[0]}
+
+
+def _exposed_comm_s(
+    results: Sequence[RankResult], step_time_s: Sequence[float], samples: Sequence[int]
+) -> list[float] | None:
+    """Each step's time less that of its batch without synchronisation.
+
+    Below zero where the noise is larger than what is measured: cutting it off would make the median too large.
+    """
+    communication = merge_communication(results)
+    if communication is None or communication.unsynchronised_step_s is None:
+        return None
+    without = communication.unsynchronised_step_s
+    return [time - without[size] for time, size in zip(step_time_s, samples, strict=True)]
 
 
 def _slowest(series: Sequence[Sequence[float]]) -> list[float]:

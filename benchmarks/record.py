@@ -84,6 +84,22 @@ class Window(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     spans: list[Span]
 
 
+class Communication(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What the workers send each other; null is unknown."""
+
+    bytes_per_step: int | None
+    """Sent by a worker in a step, as a mean over workers; counted by the strategy's formula, without headers."""
+    unsynchronised_step_s: dict[int, float] | None
+    """Step time of the slowest rank with gradient synchronisation off, by the size of the global batch; medians of
+    steps outside the window. Null where the strategy has no such switch, or without warm-up."""
+    allreduce_bytes: int | None
+    """The fp32 vector that was all-reduced by itself, outside the window: the gradients' bytes, up to 64 MiB."""
+    allreduce_s: float | None
+    """How long that took on the slowest rank, as a median."""
+    allreduce_gb_per_s: float | None
+    """Bus bandwidth in 1e9 bytes per second: what a worker sends, 2 (N-1)/N x `allreduce_bytes`, over `allreduce_s`."""
+
+
 class RankSummary(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One worker; medians over the window's steps."""
 
@@ -149,6 +165,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ranks: list[RankSummary]
     evaluation: list[Evaluation]
     memory: Memory | None
+    communication: Communication | None = None
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from benchmarks.record import Check
 from benchmarks.step_times import StepTimes
+from benchmarks.strategy import Copies
 
 
 def finite_loss(losses: Sequence[float]) -> Check:
@@ -33,19 +33,21 @@ def clocks_agree(times: Sequence[StepTimes]) -> Check:
     return Check(name="clocks_agree", passed=passed, detail=f"steps add up to {steps:.6f} s of {wall:.6f} s")
 
 
-def replicas_equal(model: nn.Module, workers: int) -> Check:
+def replicas_equal(copies: Copies) -> Check:
     """After a synchronous run every rank holds the same parameters, bit by bit.
 
-    Each parameter is reduced to two 64-bit sums: of its bytes, and of its bytes weighted by position. Ranks compare
+    Each tensor is reduced to two 64-bit sums: of its bytes, and of its bytes weighted by position. Ranks compare
     the sums.
     """
-    sums = torch.stack([_fingerprint(parameter.detach()) for parameter in model.parameters()]).cpu()
+    sums = torch.stack([_fingerprint(tensor.detach()) for tensor in copies.tensors]).cpu()
     if dist.is_initialized() and dist.get_backend() == "nccl":
         sums = sums.cuda()
-    gathered = [torch.empty_like(sums) for _ in range(workers)]
-    dist.all_gather(gathered, sums)
-    different = sorted({rank for rank, other in enumerate(gathered) if not torch.equal(other, gathered[0])})
-    detail = f"equal on {workers} ranks" if not different else f"parameters differ from rank 0's on ranks {different}"
+    ranks = dist.get_process_group_ranks(copies.group or dist.group.WORLD)
+    gathered = [torch.empty_like(sums) for _ in ranks]
+    dist.all_gather(gathered, sums, group=copies.group)
+    different = [rank for rank, other in zip(ranks, gathered, strict=True) if not torch.equal(other, gathered[0])]
+    differ = f"parameters differ from rank {ranks[0]}'s on ranks {different}"
+    detail = differ if different else f"equal on {len(ranks)} ranks"
     return Check(name="replicas_equal", passed=not different, detail=detail)
 
 

@@ -14,3 +14,14 @@ class StepTimes(Struct, frozen=True, kw_only=True):
     """From the last gradient to the end of the backward pass; None where the strategy marks no last gradient."""
     wall_time_s: float
     """By the host's clock, from one device synchronisation to the next."""
+
+
+class Communication(Struct, frozen=True, kw_only=True):
+    """What one rank knows of its communication, besides its steps."""
+
+    bytes_per_step: int | None
+    unsynchronised_step_s: dict[int, float] | None
+    """Median step time with gradient synchronisation off, by the size of the global batch; None where it cannot be."""
+    allreduce_bytes: int | None
+    allreduce_s: float | None
+    """Median time of an all-reduce of that many bytes by itself."""

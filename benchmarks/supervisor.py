@@ -168,6 +168,7 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
         ranks=[merge.summarise(result) for result in measured],
         evaluation=measured[0].evaluations if measured else [],
         memory=merge.merge_memory(measured) if measured else None,
+        communication=merge.merge_communication(results) if whole else None,
         energy=None,
         ledger={**this.before, **merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns)},
         ceilings=None,

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import sanity
+from benchmarks.communication import Probe
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader, global_batch_sizes, share
@@ -21,8 +23,11 @@ from benchmarks.optimizer import optimizers
 from benchmarks.partial import SoFar
 from benchmarks.precision import precisions
 from benchmarks.record import Check, Evaluation, finite
-from benchmarks.step_times import StepTimes
+from benchmarks.restore import Snapshot
+from benchmarks.slowdown import Slowdown, SlowedStep, slowdown_for
+from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Step, Strategy
+from benchmarks.strategy.traffic import size_bytes
 from benchmarks.timing import Clock, clock_for
 from benchmarks.workload import ImageShape, build
 
@@ -46,6 +51,7 @@ class Measured:
     losses: list[float]
     evaluations: list[Evaluation]
     checks: list[Check]
+    communication: Communication
 
 
 def timed_span(
@@ -86,7 +92,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     trainer = Trainer(run, place, strategy, dataset)
 
     report.phase("warmup")
-    trainer.warm_up(loader)
+    communication = trainer.warm_up(loader)
 
     expected_samples = _expected_samples(run, place, len(dataset.train))
     spans: list[StepTimes] = []
@@ -122,6 +128,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
             sanity.clocks_agree(spans),
             *trainer.checks(),
         ],
+        communication=communication,
     )
 
 
@@ -138,18 +145,26 @@ class Trainer:
 
         self.run, self.place, self.strategy = run, place, strategy
         self.bare_model = model
-        self.model = strategy.wrap(model)
-        self._clock: Clock | None = None
-        self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
-        self.optimizer = optimizers.make(run.optimizer, self.model.parameters())
-        self.loss = nn.CrossEntropyLoss()
         self.precision = precisions.make(run.precision, place.device)
-        self.step = Step(
+        if strategy.shards_gradients:
+            self.precision.share_overflows()
+        self.gradient_bytes = size_bytes(value for value in model.parameters() if value.requires_grad)
+        self.model = strategy.wrap(model, self.precision)
+        self._clock: Clock | None = None
+        self._slowdown = _slowdown(run, place)
+        self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
+        self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
+        self.loss = nn.CrossEntropyLoss()
+        plain = Step(
             model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
             loss=self.loss,
             optimizer=self.optimizer,
             precision=self.precision,
             after_backward=self._mark_backward_done,
+        )
+        step = strategy.make_step(plain)
+        self.step: Callable[[Batch], Tensor] = (
+            SlowedStep(step=step, slowdown=self._slowdown) if self._slowdown else step
         )
 
     def new_clock(self, steps: int) -> Clock:
@@ -159,33 +174,40 @@ class Trainer:
         return self._clock
 
     def _mark_last_gradient(self) -> None:
+        if self._slowdown:
+            self._slowdown.stretch()
         if self._clock:
             self._clock.last_gradient()
 
     def _mark_backward_done(self) -> None:
+        if self._slowdown:
+            if not self._marks_last_gradient:
+                self._slowdown.stretch()
+            self._slowdown.mark()
         if self._clock:
             self._clock.backward_done()
 
-    def warm_up(self, loader: Loader) -> None:
+    def warm_up(self, loader: Loader) -> Communication:
         """Take the steps that pay first-time costs (allocation, autotuning, compilation), then undo what they did.
 
         Every batch size of the window is warmed up: a short last batch would be compiled or tuned for inside the
-        window.
+        window. As many steps again measure what communication costs.
         """
-        initial = {name: value.detach().to("cpu", copy=True) for name, value in self.bare_model.state_dict().items()}
+        initial = Snapshot(self.bare_model, self.optimizer)
         self.model.train()
-        sizes = {self.run.global_batch, *(loader.epoch_sizes() if self.run.epochs else ())}
-        for size in sorted(sizes):
+        sizes = sorted({self.run.global_batch, *(loader.epoch_sizes() if self.run.epochs else ())})
+        for size in sizes:
             batch = loader.for_warmup(size)
             for _ in range(self.run.warmup_steps):
                 self.step(batch)
-        self.bare_model.load_state_dict(initial)
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor):
-                    value.zero_()  # what an optimiser starts from: no momentum, no steps taken
+        probe = Probe(self.place, self.strategy, self.step, self.run.warmup_steps)
+        communication = probe.measure({size: loader.same(size) for size in sizes}, self.gradient_bytes)
+        initial.restore()
+        self.strategy.forget()
+        del initial
         if self.place.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        return communication
 
     @torch.inference_mode()
     def evaluate(self, dataset: Dataset, after_steps: int, beat: Callable[[int, int], None]) -> Evaluation:
@@ -217,9 +239,13 @@ class Trainer:
 
     def checks(self) -> list[Check]:
         """What must hold of the trained model."""
-        if not self.strategy.replicated:
-            return []
-        return [sanity.replicas_equal(self.bare_model, self.place.workers)]
+        copies = self.strategy.copies(self.bare_model)
+        return [sanity.replicas_equal(copies)] if copies else []
+
+
+def _slowdown(run: RunConfig, place: Place) -> Slowdown | None:
+    factor = run.slowdown.get(place.rank)
+    return slowdown_for(place.device, factor) if factor else None
 
 
 class ToFloat(nn.Module):

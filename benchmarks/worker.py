@@ -118,13 +118,13 @@ def _redirect_output(path: Path) -> None:
 def _take_place(run: RunConfig, rank: int, local_rank: int) -> Place:
     torch.set_num_threads(run.threads_per_worker)
     if run.device == "cpu":
-        return Place(rank=rank, workers=run.workers, device=torch.device("cpu"))
+        return Place(rank=rank, workers=run.workers, nodes=run.nodes, device=torch.device("cpu"))
     if local_rank >= torch.cuda.device_count():
         raise UserError(
             f"workers={run.workers}: more than the {torch.cuda.device_count()} GPUs here; each worker needs its own"
         )
     torch.cuda.set_device(local_rank)
-    return Place(rank=rank, workers=run.workers, device=torch.device("cuda", local_rank))
+    return Place(rank=rank, workers=run.workers, nodes=run.nodes, device=torch.device("cuda", local_rank))
 
 
 def _join_group(run: RunConfig, place: Place) -> None:
@@ -147,6 +147,7 @@ def _fill(result: RankResult, measured: Measured, place: Place) -> None:
     result.losses = [finite(loss) for loss in measured.losses]
     result.evaluations = measured.evaluations
     result.checks = measured.checks
+    result.communication = measured.communication
     if place.device.type == "cuda":
         result.peak_device_bytes = torch.cuda.max_memory_allocated(place.device)
 

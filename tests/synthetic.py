@@ -76,6 +76,7 @@ def record(of: Mapping[str, Any], step_times_s: Sequence[float] = (0.1,) * 4, **
         "ranks": [rank_summary(rank, 0.08) for rank in range(min(of["workers"], 8))],
         "evaluation": [Evaluation(after_steps=len(samples), time_s=0.1, samples=360, accuracy=0.9, loss=0.3)],
         "memory": None,
+        "communication": None,
         "energy": None,
         "ledger": {"window": 10.0},
         "ceilings": None,

@@ -83,6 +83,12 @@ class Loader:
                 yield self._batch(order, first, self.global_batch)
             epoch += 1
 
+    def same(self, size: int) -> Iterator[Batch]:
+        """The first batch of this size of the first epoch, again and again, loaded anew each time."""
+        order = _order(len(self.split), self.seed, 0)
+        while True:
+            yield self._batch(order, 0, size)
+
     def for_warmup(self, size: int) -> Batch:
         """A batch of random bytes and classes, of the share's size: warm-up must not see the training data."""
         part = share(size, self.rank, self.workers)

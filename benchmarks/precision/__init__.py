@@ -15,6 +15,8 @@ class Precision:
     """Single precision throughout: the default that the others change."""
 
     tf32 = False
+    dtype = torch.float32
+    """The format of most operations' inputs and outputs."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -25,6 +27,9 @@ class Precision:
     def autocast(self) -> AbstractContextManager[None]:
         """The context of the forward pass."""
         return nullcontext()  # a disabled autocast would cost a small model 2 % of its step
+
+    def share_overflows(self) -> None:
+        """From now on all ranks decide together whether gradients overflowed, each of which sees a part of them."""
 
     def scale(self, loss: Tensor) -> Tensor:
         """What the backward pass starts from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from benchmarks.precision import Precision
 from benchmarks.strategy import Strategy, strategies
 
 
@@ -12,8 +13,11 @@ class Single(Strategy):
     """The model as it is."""
 
     communicates = False
-    replicated = False
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, _precision: Precision, /) -> nn.Module:
         """Nothing to spread."""
         return model
+
+    def bytes_per_step(self) -> int:
+        """Nobody to send to."""
+        return 0
