@@ -5,9 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from benchmarks.merge import RankResult, ledger, merge_checks, merge_memory, merge_window, steps_of_all, summarise
+from benchmarks.merge import (
+    RankResult,
+    ledger,
+    merge_checks,
+    merge_communication,
+    merge_memory,
+    merge_window,
+    steps_of_all,
+    summarise,
+)
 from benchmarks.record import Check, Evaluation
-from benchmarks.step_times import StepTimes
+from benchmarks.step_times import Communication, StepTimes
 
 
 def result(rank: int, **changes: object) -> RankResult:
@@ -112,3 +121,27 @@ def test_an_evaluation_after_steps_that_were_cut_off_goes_with_them() -> None:
     behind = msgspec.structs.replace(SLOW, spans=SLOW.spans[:1])
     cut = steps_of_all([msgspec.structs.replace(FAST, evaluations=evaluations), behind])
     assert cut[0].evaluations == evaluations[:1]
+
+
+def probed(of: RankResult, without_s: dict[int, float] | None, allreduce_s: float) -> RankResult:
+    communication = Communication(
+        bytes_per_step=600, unsynchronised_step_s=without_s, allreduce_bytes=1000, allreduce_s=allreduce_s
+    )
+    return msgspec.structs.replace(of, communication=communication)
+
+
+def test_exposed_communication_is_what_the_slowest_rank_would_not_need() -> None:
+    """Each step against its own batch's size; below zero where noise makes it so."""
+    ranks = [probed(FAST, {32: 0.25}, 0.5), probed(SLOW, {32: 0.625}, 0.25)]
+    assert merge_window(ranks).exposed_comm_s == [0.125, -0.125, -0.125]
+    merged = merge_communication(ranks)
+    assert merged is not None
+    assert (merged.bytes_per_step, merged.unsynchronised_step_s) == (600, {32: 0.625})
+    assert merged.allreduce_gb_per_s == pytest.approx(1000 / 0.5 / 1e9), "two workers: 2 (2-1)/2 x 1000 bytes"
+    assert merged.allreduce_s == 0.5
+
+
+def test_communication_that_one_rank_does_not_know_is_unknown() -> None:
+    ranks = [probed(FAST, {32: 0.25}, 0.5), probed(SLOW, None, 0.5)]
+    assert merge_window(ranks).exposed_comm_s is None
+    assert merge_communication([ranks[0], SLOW]) is None
