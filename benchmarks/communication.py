@@ -1,4 +1,4 @@
-"""What communication costs: steps without it, and an all-reduce by itself, outside the window."""
+"""What communication costs: steps without it, and an all-reduce by itself, after the window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALLREDUCES = 5
 
 
 class Probe:
-    """Measures one strategy; its steps train the model, so whoever calls it restores the model afterwards."""
+    """Measures one strategy. Its steps train the model, each rank's in its own way: it is of no use afterwards."""
 
     def __init__(self, place: Place, strategy: Strategy, step: Callable[[Batch], Tensor], steps: int) -> None:
         self.place, self.strategy, self.step, self.steps = place, strategy, step, steps

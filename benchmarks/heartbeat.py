@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-PHASES: Final = ("start", "rendezvous", "data", "build", "warmup", "window", "evaluation", "checks", "teardown")
+PHASES: Final = (
+    *("start", "rendezvous", "data", "build", "warmup", "window", "evaluation", "checks", "communication"),
+    "teardown",
+)
 
 _FORMAT = struct.Struct("=qqqqqq")  # pid, phase, step, steps, time in monotonic nanoseconds, has left its result
 _ENTER = struct.Struct("=qqqqq")  # all but the last

@@ -102,7 +102,8 @@ class ResultFile:
                 self.result,
                 failure=failure,
                 phases=[*self.result.phases, ("end", time.monotonic_ns())],
-                peak_host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                peak_host_bytes=self.result.peak_host_bytes
+                or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             )
             replace(self.path, msgspec.json.encode(self.so_far.added_to(result) if failure else result))
             self._left = True

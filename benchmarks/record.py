@@ -46,7 +46,8 @@ class Reason(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Why a run has no number."""
 
     phase: str
-    """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, checks, teardown."""
+    """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, checks, communication or teardown,
+    in this order."""
     kind: str
     """A short machine-readable word: the exception's class, `signal SIGKILL`, `hang`, a failed check's name, ..."""
     message: str
@@ -91,9 +92,9 @@ class Communication(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Sent by a worker in a step, as a mean over workers; counted by the strategy's formula, without headers."""
     unsynchronised_step_s: dict[int, float] | None
     """Step time of the slowest rank with gradient synchronisation off, by the size of the global batch; medians of
-    steps outside the window. Null where the strategy has no such switch, or without warm-up."""
+    steps after the window. Null where the strategy has no such switch, or without warm-up."""
     allreduce_bytes: int | None
-    """The fp32 vector that was all-reduced by itself, outside the window: the gradients' bytes, up to 64 MiB."""
+    """The fp32 vector that was all-reduced by itself, after the window: the gradients' bytes, up to 64 MiB."""
     allreduce_s: float | None
     """How long that took on the slowest rank, as a median."""
     allreduce_gb_per_s: float | None

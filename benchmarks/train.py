@@ -7,9 +7,11 @@ costs nor their effects.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,23 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """The most memory that this process has had."""
+
+    host_bytes: int
+    device_bytes: int | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> Self:
+        """Since the process began; on the device, since warm-up."""
+        on_gpu = device.type == "cuda"
+        return cls(
+            host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            device_bytes=torch.cuda.max_memory_allocated(device) if on_gpu else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """One worker's raw results: a `StepTimes` for each span, one loss and one number of own samples for each step."""
 
@@ -51,6 +70,7 @@ class Measured:
     losses: list[float]
     evaluations: list[Evaluation]
     checks: list[Check]
+    memory: Peaks
     communication: Communication
 
 
@@ -92,7 +112,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     trainer = Trainer(run, place, strategy, dataset)
 
     report.phase("warmup")
-    communication = trainer.warm_up(loader)
+    trainer.warm_up(loader)
 
     expected_samples = _expected_samples(run, place, len(dataset.train))
     spans: list[StepTimes] = []
@@ -116,18 +136,24 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
 
     report.phase("checks")
     loss_values = torch.stack(losses).float().cpu().tolist()
+    checks = [
+        sanity.finite_loss(loss_values),
+        sanity.expected_samples(sum(samples), sum(expected_samples)),
+        sanity.clocks_agree(spans),
+        *trainer.checks(),
+    ]
+    memory = Peaks.now(place.device)
+
+    report.phase("communication")  # last: its steps train on, without the other ranks
+    communication = trainer.measure_communication(loader)
     return Measured(
         clock=clock.name,
         spans=spans,
         samples=samples,
         losses=loss_values,
         evaluations=evaluations,
-        checks=[
-            sanity.finite_loss(loss_values),
-            sanity.expected_samples(sum(samples), sum(expected_samples)),
-            sanity.clocks_agree(spans),
-            *trainer.checks(),
-        ],
+        checks=checks,
+        memory=memory,
         communication=communication,
     )
 
@@ -187,27 +213,33 @@ class Trainer:
         if self._clock:
             self._clock.backward_done()
 
-    def warm_up(self, loader: Loader) -> Communication:
+    def warm_up(self, loader: Loader) -> None:
         """Take the steps that pay first-time costs (allocation, autotuning, compilation), then undo what they did.
 
         Every batch size of the window is warmed up: a short last batch would be compiled or tuned for inside the
-        window. As many steps again measure what communication costs.
+        window.
         """
         initial = Snapshot(self.bare_model, self.optimizer)
         self.model.train()
-        sizes = sorted({self.run.global_batch, *(loader.epoch_sizes() if self.run.epochs else ())})
-        for size in sizes:
+        for size in self._batch_sizes(loader):
             batch = loader.for_warmup(size)
             for _ in range(self.run.warmup_steps):
                 self.step(batch)
-        probe = Probe(self.place, self.strategy, self.step, self.run.warmup_steps)
-        communication = probe.measure({size: loader.same(size) for size in sizes}, self.gradient_bytes)
         initial.restore()
         self.strategy.forget()
         del initial
         if self.place.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        return communication
+
+    def measure_communication(self, loader: Loader) -> Communication:
+        """What it costs, by as many steps as warm-up takes for each batch size; the model is of no use afterwards."""
+        self._clock = None
+        probe = Probe(self.place, self.strategy, self.step, self.run.warmup_steps)
+        return probe.measure({size: loader.same(size) for size in self._batch_sizes(loader)}, self.gradient_bytes)
+
+    def _batch_sizes(self, loader: Loader) -> list[int]:
+        """Of all global batches of the window."""
+        return sorted({self.run.global_batch, *(loader.epoch_sizes() if self.run.epochs else ())})
 
     @torch.inference_mode()
     def evaluate(self, dataset: Dataset, after_steps: int, beat: Callable[[int, int], None]) -> Evaluation:

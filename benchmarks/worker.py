@@ -72,7 +72,7 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
         if strategy.communicates:
             _join_group(run, place)
         measured = measure(run, place, strategy, report)
-        _fill(result, measured, place)
+        _fill(result, measured)
         if strategy.communicates:
             dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 - whatever it was becomes a failed record
@@ -140,7 +140,7 @@ def _join_group(run: RunConfig, place: Place) -> None:
     dist.barrier()
 
 
-def _fill(result: RankResult, measured: Measured, place: Place) -> None:
+def _fill(result: RankResult, measured: Measured) -> None:
     result.clock = measured.clock
     result.spans = measured.spans
     result.samples = measured.samples
@@ -148,8 +148,8 @@ def _fill(result: RankResult, measured: Measured, place: Place) -> None:
     result.evaluations = measured.evaluations
     result.checks = measured.checks
     result.communication = measured.communication
-    if place.device.type == "cuda":
-        result.peak_device_bytes = torch.cuda.max_memory_allocated(place.device)
+    result.peak_host_bytes = measured.memory.host_bytes
+    result.peak_device_bytes = measured.memory.device_bytes
 
 
 def _describe(result: RankResult, place: Place) -> None:

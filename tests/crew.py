@@ -71,7 +71,7 @@ def take(case: Case, rank: int) -> Outcome:
     trainer = Trainer(run, place, strategy, dataset)
     if case.slow_hook_s:
         _slow_down(strategy, case.slow_hook_s)
-    communication = trainer.warm_up(loader)
+    trainer.warm_up(loader)
     batches = _batches(run, loader)
     losses = [trainer.step(batch) for batch in islice(batches, case.steps // 2)]
     trainer.evaluate(dataset, after_steps=len(losses), beat=lambda _step, _steps: None)
@@ -84,7 +84,7 @@ def take(case: Case, rank: int) -> Outcome:
         losses=[float(loss) for loss in losses],
         accuracy=trainer.evaluate(dataset, after_steps=0, beat=lambda _step, _steps: None).accuracy,
         checks=[check.passed for check in trainer.checks()],
-        communication=communication,
+        communication=trainer.measure_communication(loader),
         sent_bytes_per_step=_sent_per_step(trainer, loader) if case.count_bytes else 0.0,
         step_time_s=_step_time_s(trainer, loader) if case.slow_hook_s else 0.0,
     )

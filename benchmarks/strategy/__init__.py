@@ -67,7 +67,7 @@ class Strategy(ABC):
     def without_sync(self) -> AbstractContextManager[None] | None:
         """Within: steps that send nothing, each rank's parameters go their own way. None where that cannot be.
 
-        For measuring only; whoever uses it restores the model and its optimiser.
+        For measuring only, when the model has done its work.
         """
         return None
 
