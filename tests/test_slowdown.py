@@ -43,18 +43,19 @@ def test_work_takes_the_factor_of_its_time(factor: float) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero1"])
 def test_a_slowed_worker_takes_the_factor_of_the_others_time(make_run: MakeRun, tmp_path: Path, strategy: str) -> None:
-    """Within a quarter: what the machine's noise makes of two workers' medians."""
-    settings = {"workload": "lenet", "workers": 2, "steps": 40, "evaluate": False, "batch_per_worker": 128}
+    """Within 10 %, of workers whose work is to sleep, so that the machine's noise does not decide."""
+    work = {"workload": "faulty", "workload__fault": "sleep", "workload__rank": -1, "workload__sleep_s": 0.02}
+    settings = {**work, "workers": 2, "steps": 20, "evaluate": False, "batch_per_worker": 16}
     record = supervise(make_run(strategy=strategy, slowdown={1: 3.0}, **settings), tmp_path)
     assert record is not None
     assert record.status == "ok", record.reason
     assert record.window is not None
     fast, slow = record.ranks
-    assert slow.own_time_s / fast.own_time_s == pytest.approx(3.0, rel=0.25)
+    assert slow.own_time_s / fast.own_time_s == pytest.approx(3.0, rel=0.1)
     assert fast.sync_wait_s is not None
     assert fast.sync_wait_s > fast.own_time_s, "the fast one waits for the slow one"
     ratio = straggler_ratio([rank.own_time_s for rank in record.ranks])
-    assert ratio == pytest.approx(3.0 / 2.0, rel=0.15), "the larger of two over their mean"
+    assert ratio == pytest.approx(3.0 / 2.0, rel=0.1), "the larger of two over their mean"
     assert record.config["slowdown"] == {1: 3.0}
 
 

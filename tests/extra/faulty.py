@@ -18,7 +18,7 @@ from benchmarks.workload import ImageShape, workloads
 @workloads.register("faulty")
 def faulty(image: ImageShape, *, fault: str, rank: int, call: int, sleep_s: float) -> nn.Module:
     """A linear classifier with one fault."""
-    return _Faulty(image, fault if rank == int(os.environ.get("RANK", "0")) else "none", call, sleep_s)
+    return _Faulty(image, fault if rank in (-1, int(os.environ.get("RANK", "0"))) else "none", call, sleep_s)
 
 
 class _Faulty(nn.Module):
