@@ -76,8 +76,15 @@ def _ratio(estimate: Estimate | None) -> Entry:
     return _estimated(estimate)
 
 
-def _plain(value: float | None) -> Entry:
-    return Entry(_NO_NUMBER if value is None else number(value))
+def _plain(value: float | None, factor: float = 1.0) -> Entry:
+    return Entry(_NO_NUMBER if value is None else number(value * factor))
+
+
+_COMMUNICATION = ("exposed [ms]", "sent [MB]")
+
+
+def _communication(point: Point) -> list[Entry]:
+    return [_plain(point.exposed_comm_s, 1e3), _plain(point.bytes_per_step, 1e-6)]
 
 
 class Marks:
@@ -169,11 +176,12 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
                 + [_estimated(point.step_time_s, 1e3), _estimated(point.throughput_samples_per_s)]
                 + ([_estimated(point.epoch_time_s)] if has_epochs else [])
                 + [_ratio(point.speedup), _ratio(point.efficiency)]
-                + [_plain(point.accuracy), _plain(point.straggler_ratio), Entry(status(point))]
+                + [_plain(point.accuracy), _plain(point.straggler_ratio), *_communication(point), Entry(status(point))]
             )
     header = ["series", *map(clean, report.setting_keys), "workers", "global batch", "batch per worker", "n"]
     header += ["step [ms]", "samples/s", *(["epoch [s]"] if has_epochs else [])]
-    header += ["speed-up" if kind == "strong" else "scaled speed-up", "efficiency", "accuracy", "straggler", "status"]
+    header += ["speed-up" if kind == "strong" else "scaled speed-up", "efficiency", "accuracy", "straggler"]
+    header += [*_COMMUNICATION, "status"]
     return TextTable(
         name=kind,
         title=_TITLES[kind],
@@ -187,6 +195,7 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
         notes=[*marks.lines(), *_KIND_NOTES[kind], *_interval_notes(points)],
         hidden_in_terminal=frozenset(
             {"series", *map(clean, report.setting_keys), "batch per worker", "global batch", "epoch [s]", "straggler"}
+            | set(_COMMUNICATION)
         ),
     )
 
@@ -229,6 +238,7 @@ def cells_table(report: Report) -> TextTable | None:
             _estimated(point.throughput_samples_per_s),
             _plain(point.accuracy),
             _plain(point.straggler_ratio),
+            *_communication(point),
             Entry(status(point)),
         ]
         for point in points
@@ -245,10 +255,10 @@ def cells_table(report: Report) -> TextTable | None:
     return TextTable(
         name="cells",
         title="Cells outside any series: no other number of workers to compare with",
-        header=[*header, "accuracy", "straggler", "status"],
+        header=[*header, "accuracy", "straggler", *_COMMUNICATION, "status"],
         rows=rows,
         notes=[*marks.lines(), *_interval_notes(points)],
-        hidden_in_terminal=frozenset({"batch per worker", "straggler"}),
+        hidden_in_terminal=frozenset({"batch per worker", "straggler", *_COMMUNICATION}),
     )
 
 

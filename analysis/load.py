@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from analysis import metrics
@@ -32,6 +33,8 @@ class Measured:
     epoch_time_s: float | None
     accuracy: float | None
     straggler_ratio: float | None
+    exposed_comm_s: float | None
+    bytes_per_step: int | None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -215,4 +218,6 @@ def _measure(record: Record) -> Measured:
         epoch_time_s=metrics.epoch_time_s(wall, epochs) if type(epochs) is int and epochs > 0 else None,
         accuracy=record.evaluation[-1].accuracy if record.evaluation else None,
         straggler_ratio=metrics.straggler_ratio([rank.own_time_s for rank in record.ranks]),
+        exposed_comm_s=median(record.window.exposed_comm_s) if record.window.exposed_comm_s else None,
+        bytes_per_step=record.communication.bytes_per_step if record.communication else None,
     )

@@ -62,6 +62,17 @@ class Point(msgspec.Struct, kw_only=True):
     straggler_ratio: Annotated[
         float | None, Meta(description="Median over repeats of the slowest rank's own time over the median rank's.")
     ]
+    exposed_comm_s: Annotated[
+        float | None,
+        Meta(
+            description="Median over repeats and steps of the time that a step takes longer than without gradient "
+            "synchronisation; null where the strategy cannot do without. Noise can make it negative."
+        ),
+    ]
+    bytes_per_step: Annotated[
+        float | None,
+        Meta(description="What a worker sends in a step, by the strategy's formula, as a mean over workers."),
+    ]
     notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
 
 

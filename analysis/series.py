@@ -94,9 +94,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         times = [one.step_time_s for one in measured]
         draws = bootstrap_median(times, [one.factors for one in measured], seed=cell.cell_id)
         time = estimate(median(times), draws)
-    epochs = [one.epoch_time_s for one in measured if one.epoch_time_s is not None]
-    accuracies = [one.accuracy for one in measured if one.accuracy is not None]
-    stragglers = [one.straggler_ratio for one in measured if one.straggler_ratio is not None]
+    epoch_time_s = _known_median([one.epoch_time_s for one in measured])
     point = Point(
         cell_id=cell.cell_id,
         settings={key: cell.config.get(key) for key in keys},
@@ -112,12 +110,19 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         steps=min((one.steps for one in measured), default=0),
         step_time_s=time,
         throughput_samples_per_s=_rate(time, cell.global_batch),
-        epoch_time_s=_scaled(time, median(epochs) / time.value) if epochs and time else None,
-        accuracy=median(accuracies) if accuracies else None,
-        straggler_ratio=median(stragglers) if stragglers else None,
+        epoch_time_s=_scaled(time, epoch_time_s / time.value) if epoch_time_s and time else None,
+        accuracy=_known_median([one.accuracy for one in measured]),
+        straggler_ratio=_known_median([one.straggler_ratio for one in measured]),
+        exposed_comm_s=_known_median([one.exposed_comm_s for one in measured]),
+        bytes_per_step=_known_median([one.bytes_per_step for one in measured]),
         notes=sorted(cell.notes),
     )
     return Result(cell=cell, point=point, draws=draws)
+
+
+def _known_median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def _reason(runs: Sequence[Run], failed: Counter[str], missing: int) -> str | None:

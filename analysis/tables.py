@@ -207,7 +207,7 @@ def _csv_header(report: Report) -> list[str]:
     header = ["cell_id", *report.setting_keys, "workers", "global_batch", "batch_per_worker", "status", "reason"]
     header += ["repeats_planned", "repeats_ok", "steps", *_interval_header("step_time_s")]
     header += [*_interval_header("throughput_samples_per_s"), *_interval_header("epoch_time_s")]
-    return [*header, "accuracy", "straggler_ratio", "notes"]
+    return [*header, "accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "notes"]
 
 
 def _csv_row(report: Report, point: Point) -> list[object]:
@@ -215,7 +215,8 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [point.workers, point.global_batch, point.batch_per_worker, point.status, point.reason]
     row += [point.repeats_planned, point.repeats_ok, point.steps or None, *_interval_values(point.step_time_s)]
     row += [*_interval_values(point.throughput_samples_per_s), *_interval_values(point.epoch_time_s)]
-    return [*row, point.accuracy, point.straggler_ratio, "; ".join(point.notes)]
+    row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step]
+    return [*row, "; ".join(point.notes)]
 
 
 def _interval_header(name: str) -> list[str]:

@@ -25,6 +25,7 @@ from benchmarks.record import RECORD_NAME, read_record
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Trainer, timed_span
 from tests import synthetic
+from tests.bench_ddp import ddp_ratios, median_ratio
 from tests.bench_image import bench_image
 from tests.bench_slurm import bench_slurm
 from tests.conftest import PROJECT, base_mapping
@@ -72,6 +73,12 @@ def kernel_against_bare_loop(workload: str, batch: int, steps: int) -> Row:
     ratio = statistics.median(ratios)
     spread = f"{ratio:.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
     return f"kernel / bare loop, {workload}, batch {batch}", spread, ">= 0.98", verdict(ratio >= 0.98)
+
+
+def ddp_against_bare_loop(workload: str, batch: int, steps: int) -> Row:
+    """The same for two workers under DistributedDataParallel."""
+    ratio, spread = median_ratio(ddp_ratios(workload, batch, steps, PAIRS))
+    return f"ddp / bare DDP loop, {workload}, batch {batch}", spread, ">= 0.98", verdict(ratio >= 0.98)
 
 
 def launch_to_first_step() -> Row:
@@ -156,6 +163,8 @@ def main() -> None:
         lambda: kernel_against_bare_loop("mlp", 64, 100),
         lambda: kernel_against_bare_loop("lenet", 64, 40),
         lambda: kernel_against_bare_loop("resnet18", 16, 4),
+        lambda: ddp_against_bare_loop("mlp", 64, 100),
+        lambda: ddp_against_bare_loop("lenet", 64, 40),
         launch_to_first_step,
         lambda: command_time("python -m analysis.scaling --help", sys.executable, "-m", "analysis.scaling", "--help"),
         lambda: command_time("make plan", "make", "plan"),

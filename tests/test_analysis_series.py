@@ -15,7 +15,7 @@ from analysis.load import Cell, load_cells
 from analysis.schema import Report, ScalingPoint, Series
 from analysis.series import InvariantError, build_report, check_invariant, setting_keys
 from benchmarks.config import Option
-from benchmarks.record import Record
+from benchmarks.record import Communication, Record
 from benchmarks.sweep import Dropped
 from tests import synthetic
 
@@ -272,3 +272,25 @@ def test_series_are_sorted_and_numbered(tmp_path: Path) -> None:
     ]
     assert all(isinstance(point, ScalingPoint) for one in report.strong for point in one.points)
     assert report.strong[0].label == "lenet ddp optimizer.lr=9.0, global batch 64"
+
+
+def test_communication_of_the_median_repeat(tmp_path: Path) -> None:
+    """Two repeats with medians of 2 and 4 ms exposed over their steps; a strategy that cannot say has none."""
+    records = []
+    for repeat, exposed in enumerate(([0.001, 0.002, 0.1, 0.002], [0.004, 0.004, -0.1, 0.004])):
+        record = synthetic.record(synthetic.config(2, repeat=repeat))
+        assert record.window is not None
+        record.window.exposed_comm_s = exposed
+        record.communication = Communication(
+            bytes_per_step=331_304,
+            unsynchronised_step_s={64: 0.1},
+            allreduce_bytes=331_304,
+            allreduce_s=0.001,
+            allreduce_gb_per_s=0.331304,
+        )
+        records.append(record)
+    records.append(synthetic.record(synthetic.config(1)))
+    unknown, known = sorted(report_of(tmp_path, records).cells, key=lambda point: point.workers)
+    assert known.exposed_comm_s == pytest.approx(0.003)
+    assert known.bytes_per_step == 331_304
+    assert (unknown.exposed_comm_s, unknown.bytes_per_step) == (None, None)

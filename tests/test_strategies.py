@@ -46,7 +46,7 @@ PRECISIONS: dict[str, tuple[dict[str, Any], float]] = {
     for strategy in ("ddp", "zero1", "fsdp")
     for precision in ("bf16", "fp16")
 }
-BYTES = ("ddp", "zero1", "zero1_small_buckets", "fsdp", "fsdp_one_group", "fsdp_hybrid")
+BYTES = ("ddp", "ddp_accumulate", "zero1", "zero1_small_buckets", "fsdp", "fsdp_one_group", "fsdp_hybrid")
 
 
 def make(**settings: Any) -> RunConfig:

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from benchmarks.config import Variant
 from benchmarks.errors import ImpossibleRunError
+from benchmarks.precision import precisions
 from benchmarks.supervisor import supervise
 from benchmarks.sweep import plan, read_sweep
 from tests.conftest import MakeRun, base_mapping
@@ -86,3 +90,21 @@ def test_the_record_says_what_was_sent(
     else:
         assert record.window.exposed_comm_s is None
         assert sent.unsynchronised_step_s is None
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_overflow_in_another_workers_shard_skips_the_step_here(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    def all_reduce(found: torch.Tensor, op: Any) -> None:
+        assert op == dist.ReduceOp.MAX
+        found.fill_(max(float(found), float(elsewhere)))
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    precision = precisions.make(Variant(name="fp16", options={}), torch.device("cpu"))
+    precision.share_overflows()
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    precision.scale((weight * torch.tensor([0.25, 0.5])).sum()).backward()
+    precision.step(optimizer)
+    assert weight.tolist() == ([1.0, 1.0] if elsewhere else [0.75, 0.5])
