@@ -20,13 +20,18 @@ __device__ unsigned long long now_ns() {
     return now;
 }
 extern "C" __global__ void mark(unsigned long long* since) { *since = now_ns(); }
-extern "C" __global__ void stretch(unsigned long long* since, float factor) {
+extern "C" __global__ void stretch(unsigned long long* since) {
     const unsigned long long now = now_ns();
-    const unsigned long long until = now + (unsigned long long)((now - *since) * (double)(factor - 1.0f));
+    const unsigned long long until = now + (unsigned long long)((now - *since) * (FACTOR - 1.0));
     while (now_ns() < until) {}
     *since = now_ns();
 }
 """
+
+
+def kernels(factor: float) -> str:
+    """The source of `mark` and `stretch`; the factor is a constant, so that no number has to cross a boundary."""
+    return _KERNELS.replace("FACTOR", repr(float(factor)))
 
 
 class Slowdown(ABC):
@@ -74,7 +79,7 @@ class CudaSlowdown(Slowdown):
     def __init__(self, factor: float) -> None:
         super().__init__(factor)
         compile_kernel: Any = torch.cuda._compile_kernel
-        self._mark, self._stretch = compile_kernel(_KERNELS, "mark"), compile_kernel(_KERNELS, "stretch")
+        self._mark, self._stretch = (compile_kernel(kernels(factor), name) for name in ("mark", "stretch"))
         self._since = torch.zeros(1, dtype=torch.uint64, device="cuda")
         self.mark()
 
@@ -82,7 +87,7 @@ class CudaSlowdown(Slowdown):
         self._mark((1, 1, 1), (1, 1, 1), (self._since,))
 
     def stretch(self) -> None:
-        self._stretch((1, 1, 1), (1, 1, 1), (self._since, float(self.factor)))
+        self._stretch((1, 1, 1), (1, 1, 1), (self._since,))
 
 
 def slowdown_for(device: torch.device, factor: float) -> Slowdown:

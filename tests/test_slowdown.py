@@ -14,7 +14,7 @@ from analysis.metrics import straggler_ratio
 from benchmarks.config import RunConfig
 from benchmarks.data.batches import Batch
 from benchmarks.errors import ConfigError, ImpossibleRunError
-from benchmarks.slowdown import HostSlowdown, SlowedStep
+from benchmarks.slowdown import HostSlowdown, SlowedStep, kernels, slowdown_for
 from benchmarks.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
 
@@ -91,3 +91,36 @@ def test_what_is_no_slowdown_is_refused(given: Any) -> None:
 def test_a_rank_that_is_not_there_is_refused() -> None:
     with pytest.raises(ImpossibleRunError, match=r"slowdown=\{2: 2.0\}: there is no rank 2 of workers=2"):
         RunConfig.from_mapping(base_mapping(batch_per_worker=8, workers=2, slowdown={2: 2}))
+
+
+@pytest.mark.parametrize("name", ["mark", "stretch"])
+def test_the_kernels_compile(name: str) -> None:
+    """For a device that this machine need not have; they are run where there is one."""
+    utilities: Any = torch.cuda._utils
+    try:
+        utilities._get_gpu_rtc_library()
+    except OSError:
+        pytest.skip("no runtime compiler of CUDA here")
+    code, _ = utilities._nvrtc_compile(kernels(2.5), name, compute_capability="90")
+    assert code
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_work_on_a_gpu_takes_the_factor_of_its_time() -> None:
+    slowdown = slowdown_for(torch.device("cuda"), 3.0)
+    matrix = torch.randn(4096, 4096, device="cuda")
+    matrix @ matrix  # the first one takes longer
+    times = []
+    for stretched in (False, True):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        slowdown.mark()
+        for _ in range(20):
+            matrix @ matrix
+        if stretched:
+            slowdown.stretch()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    assert times[1] / times[0] == pytest.approx(3.0, rel=0.1)
