@@ -7,11 +7,9 @@ costs nor their effects.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader, global_batch_sizes, share
 from benchmarks.optimizer import optimizers
 from benchmarks.partial import SoFar
+from benchmarks.peaks import Peaks
 from benchmarks.precision import precisions
 from benchmarks.record import Check, Evaluation, finite
 from benchmarks.restore import Snapshot
@@ -41,23 +40,6 @@ class Report:
     phase: Callable[[str], None]
     beat: Callable[[int, int], None]
     so_far: SoFar = field(default_factory=SoFar)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peaks:
-    """The most memory that this process has had."""
-
-    host_bytes: int
-    device_bytes: int | None
-
-    @classmethod
-    def now(cls, device: torch.device) -> Self:
-        """Since the process began; on the device, since warm-up."""
-        on_gpu = device.type == "cuda"
-        return cls(
-            host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            device_bytes=torch.cuda.max_memory_allocated(device) if on_gpu else None,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

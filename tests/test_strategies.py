@@ -37,14 +37,14 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 # How far parameters may be from the reference, as a part of how far they have moved: a wrong sign makes it 2.
 HOOKS: dict[str, tuple[dict[str, Any], float]] = {
-    "hook_fp16": ({"strategy.hook": "fp16"}, 0.01),
-    "hook_bf16": ({"strategy.hook": "bf16"}, 0.05),
-    "hook_powersgd": ({"strategy.hook": "powersgd", "strategy.powersgd_rank": 4}, 0.7),
+    "hook_fp16": ({"strategy.hook": "fp16"}, 0.0005),
+    "hook_bf16": ({"strategy.hook": "bf16"}, 0.02),
+    "hook_powersgd": ({"strategy.hook": "powersgd", "strategy.powersgd_rank": 4}, 0.3),
 }
 PRECISIONS: dict[str, tuple[dict[str, Any], float]] = {
-    f"{strategy}_{precision}": ({**STRATEGIES[strategy], "precision": precision}, 0.1)
+    f"{strategy}_{precision}": ({**STRATEGIES[strategy], "precision": precision}, bound)
     for strategy in ("ddp", "zero1", "fsdp")
-    for precision in ("bf16", "fp16")
+    for precision, bound in {"bf16": 0.03, "fp16": 0.006}.items()
 }
 BYTES = ("ddp", "ddp_accumulate", "zero1", "zero1_small_buckets", "fsdp", "fsdp_one_group", "fsdp_hybrid")
 
