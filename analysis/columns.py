@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from analysis.schema import Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
-from benchmarks.config import Option
+from benchmarks.variants import Option
 
 OVERSUBSCRIBED = "oversubscribed"
 _MARKS = "†‡§¶"

@@ -15,10 +15,11 @@ from typing import Any
 from analysis import metrics
 from analysis.origins import origin_of
 from analysis.statistics import Floats, step_factors
-from benchmarks.config import Option, flatten
+from benchmarks.config import flatten
 from benchmarks.errors import UserError
 from benchmarks.folder import MANIFEST_NAME, NO_SWEEP, Manifest, SweepFolder, record_files, sweep_files
 from benchmarks.record import Record, RecordError, read_record
+from benchmarks.variants import Option
 
 MANIFEST_VERSION = 1
 

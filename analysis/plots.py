@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from analysis import metrics
 from analysis.columns import OVERSUBSCRIBED, clean
 from analysis.schema import Estimate, Kind, Report, ScalingPoint, Series
-from benchmarks.config import VARIANT_AXES
+from benchmarks.variants import VARIANT_AXES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from benchmarks.config import Option
+from benchmarks.variants import Option
 
 SCHEMA_VERSION = 1
 

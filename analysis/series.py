@@ -13,9 +13,9 @@ from analysis.load import Cell, Loaded, Run
 from analysis.origins import mixed
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, interval
-from benchmarks.config import VARIANT_AXES, Option
 from benchmarks.errors import UserError
 from benchmarks.sweep import FIXED_BATCH, is_part_of_cell, telling_keys
+from benchmarks.variants import VARIANT_AXES, Option
 
 _SIZES = ("workers", "global_batch", "batch_per_worker")
 _ROUNDING = 1e-9

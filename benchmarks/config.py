@@ -1,9 +1,8 @@
 """The configuration of one run: a frozen, typed object, validated at the door.
 
-Hydra composes YAML into a plain mapping; `RunConfig.from_mapping` is the only way from there into the program. A
-variant (an entry of `conf/<axis>/`) is described by its YAML file alone: the file's keys are its options, their
-default values fix the types, and `needs` holds rules with the reason why a run that breaks them is impossible. So
-this module knows no strategy, model or data set by name, and neither Hydra nor torch.
+Hydra composes YAML into a plain mapping; `RunConfig.from_mapping` is the only way from there into the program. Each
+variant is described by its YAML file alone (`variants.py`), so this module knows no strategy, model or data set by
+name, and neither Hydra nor torch.
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache, cached_property
-from pathlib import Path
-from types import MappingProxyType
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import msgspec
@@ -24,9 +20,7 @@ import msgspec
 from benchmarks import rules
 from benchmarks.cluster import Cluster, NonNegative, Positive, placed
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
-
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
-VARIANT_AXES = ("workload", "data", "strategy", "optimizer", "precision")
+from benchmarks.variants import CONF_DIR, VARIANT_AXES, Option, names_on, variant_file
 
 _MSGSPEC_NAMES = {
     **{"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"},
@@ -34,8 +28,6 @@ _MSGSPEC_NAMES = {
 }
 type_names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
-Scalar = str | int | float | bool | None
-Option = Scalar | list[Any]
 Factor = Annotated[float, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -192,59 +184,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
         prefix = re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(words))[:80]
         return f"{prefix}{suffix}-{digest}"
-
-
-class VariantFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file `conf/<axis>/<name>.yaml`: default options, and rules that a run with it must keep."""
-
-    name: str
-    defaults: Mapping[str, Option]
-    needs: Mapping[str, str]
-
-
-def conf_folders() -> list[Path]:
-    """The project's `conf/`, then the `conf/` of the user's own variants (see `extra_folder`)."""
-    extra = extra_folder()
-    return [CONF_DIR] + ([extra / "conf"] if extra else [])
-
-
-def extra_folder() -> Path | None:
-    """The folder of the user's own variants, which SCALEBENCH_EXTRA names.
-
-    It holds modules (`*.py`) that register variants, and `conf/<axis>/*.yaml` that describe them.
-    """
-    named = os.environ.get("SCALEBENCH_EXTRA")
-    if not named:
-        return None
-    folder = Path(named).expanduser().resolve()
-    if not folder.is_dir():
-        raise ConfigError(f"SCALEBENCH_EXTRA={named}: no such folder")
-    return folder
-
-
-def names_on(axis: str) -> list[str]:
-    """The names of all entries of an axis: its YAML files."""
-    return sorted({path.stem for folder in conf_folders() for path in (folder / axis).glob("*.yaml")})
-
-
-def variant_file(axis: str, name: str) -> VariantFile:
-    """Read an axis's entry by name. Raises ConfigError if there is none, or its file is not sound."""
-    return _read_variant_file(axis, name, tuple(conf_folders()))
-
-
-@cache
-def _read_variant_file(axis: str, name: str, folders: tuple[Path, ...]) -> VariantFile:
-    path = next((path for folder in folders if (path := folder / axis / f"{name}.yaml").is_file()), None)
-    if path is None or not re.fullmatch(r"[\w-]+", name):
-        raise unknown(axis, name, names_on(axis))
-    try:
-        keys = msgspec.yaml.decode(path.read_bytes(), type=dict[str, Any])
-        needs = msgspec.convert(keys.pop("needs", None) or {}, dict[str, str])
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    if keys.pop("name", None) != name:
-        raise ConfigError(f"{path}: the key name must be {name}, as the file's")
-    return VariantFile(name=name, defaults=MappingProxyType(keys), needs=MappingProxyType(needs))
 
 
 def _variant(axis: str, given: object) -> Variant:

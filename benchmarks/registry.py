@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from benchmarks.config import Variant, extra_folder
+from benchmarks.config import Variant
 from benchmarks.errors import unknown
+from benchmarks.variants import extra_folder
 
 Made = TypeVar("Made")
 Maker = TypeVar("Maker", bound=Callable[..., Any])

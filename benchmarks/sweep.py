@@ -21,8 +21,9 @@ import msgspec
 
 from benchmarks import rules
 from benchmarks.cluster import chosen_node_type, placed, threads_share
-from benchmarks.config import NOT_CELL, NOT_IDENTITY, VARIANT_AXES, Option, RunConfig, is_below, one_line, variant_file
+from benchmarks.config import NOT_CELL, NOT_IDENTITY, RunConfig, is_below, one_line
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
+from benchmarks.variants import VARIANT_AXES, Option, variant_file
 
 Settings = dict[str, Option]
 

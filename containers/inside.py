@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.cluster import mapping_at
-from benchmarks.config import RunConfig, extra_folder, one_line
+from benchmarks.config import RunConfig, one_line
 from benchmarks.errors import ConfigError, UserError, unknown
+from benchmarks.variants import extra_folder
 from containers.command import RUNTIMES, Container, Folders, find_runtime, prefix, python, python_string
 from containers.image import Image, open_image, verify
 

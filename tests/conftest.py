@@ -15,8 +15,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Before the fork server starts: workers inherit its environment.
 os.environ["SCALEBENCH_EXTRA"] = str(PROJECT / "tests" / "extra")
 
-from benchmarks.config import CONF_DIR, VARIANT_AXES, RunConfig, variant_file  # noqa: E402
+from benchmarks.config import RunConfig  # noqa: E402
 from benchmarks.sweep import apply  # noqa: E402
+from benchmarks.variants import CONF_DIR, VARIANT_AXES, variant_file  # noqa: E402
 from tests.fake_slurm import FakeSlurm  # noqa: E402
 
 MakeRun = Callable[..., RunConfig]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from analysis.load import Cell, load_cells
 from analysis.schema import Report, ScalingPoint, Series
 from analysis.series import InvariantError, build_report, check_invariant, setting_keys
-from benchmarks.config import Option
 from benchmarks.record import Communication, Record
 from benchmarks.sweep import Dropped
+from benchmarks.variants import Option
 from tests import synthetic
 
 

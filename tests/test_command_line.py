@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import names_on
 from benchmarks.folder import SweepFolder
 from benchmarks.record import RECORD_NAME, read_record
+from benchmarks.variants import names_on
 from tests.conftest import PROJECT
 
 SLOW_SWEEP = (

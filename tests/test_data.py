@@ -13,9 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.config import Variant, variant_file
+from benchmarks.config import Variant
 from benchmarks.data import DataError, Split, load
 from benchmarks.data.batches import Batch, Loader, global_batch_sizes, share
+from benchmarks.variants import variant_file
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import VARIANT_AXES, names_on
+from benchmarks.variants import VARIANT_AXES, names_on
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text()

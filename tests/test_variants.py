@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from benchmarks.composed import quoted, run_mapping
-from benchmarks.config import CONF_DIR, VARIANT_AXES, RunConfig, Variant, names_on, variant_file
+from benchmarks.config import RunConfig, Variant
 from benchmarks.data import datasets
 from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
 from benchmarks.registry import Registry
 from benchmarks.strategy import strategies
 from benchmarks.sweep import plan, read_sweep
+from benchmarks.variants import CONF_DIR, VARIANT_AXES, names_on, variant_file
 from benchmarks.workload import workloads
 from hydra_plugins.scalebench.sweeper import _as_overrides
 

@@ -1,0 +1,78 @@
+"""The entries of the axes: one YAML file for each, in the project's `conf/<axis>/` or in the user's own.
+
+A file is the whole description of its variant: its keys are the options, their defaults fix the types, and `needs`
+holds rules with the reason why a run that breaks them is impossible.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from benchmarks.errors import ConfigError, unknown
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+VARIANT_AXES = ("workload", "data", "strategy", "optimizer", "precision")
+
+Scalar = str | int | float | bool | None
+Option = Scalar | list[Any]
+
+
+class VariantFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file `conf/<axis>/<name>.yaml`: default options, and rules that a run with it must keep."""
+
+    name: str
+    defaults: Mapping[str, Option]
+    needs: Mapping[str, str]
+
+
+def conf_folders() -> list[Path]:
+    """The project's `conf/`, then the `conf/` of the user's own variants (see `extra_folder`)."""
+    extra = extra_folder()
+    return [CONF_DIR] + ([extra / "conf"] if extra else [])
+
+
+def extra_folder() -> Path | None:
+    """The folder of the user's own variants, which SCALEBENCH_EXTRA names.
+
+    It holds modules (`*.py`) that register variants, and `conf/<axis>/*.yaml` that describe them.
+    """
+    named = os.environ.get("SCALEBENCH_EXTRA")
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"SCALEBENCH_EXTRA={named}: no such folder")
+    return folder
+
+
+def names_on(axis: str) -> list[str]:
+    """The names of all entries of an axis: its YAML files."""
+    return sorted({path.stem for folder in conf_folders() for path in (folder / axis).glob("*.yaml")})
+
+
+def variant_file(axis: str, name: str) -> VariantFile:
+    """Read an axis's entry by name. Raises ConfigError if there is none, or its file is not sound."""
+    return _read_variant_file(axis, name, tuple(conf_folders()))
+
+
+@cache
+def _read_variant_file(axis: str, name: str, folders: tuple[Path, ...]) -> VariantFile:
+    path = next((path for folder in folders if (path := folder / axis / f"{name}.yaml").is_file()), None)
+    if path is None or not re.fullmatch(r"[\w-]+", name):
+        raise unknown(axis, name, names_on(axis))
+    try:
+        keys = msgspec.yaml.decode(path.read_bytes(), type=dict[str, Any])
+        needs = msgspec.convert(keys.pop("needs", None) or {}, dict[str, str])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    if keys.pop("name", None) != name:
+        raise ConfigError(f"{path}: the key name must be {name}, as the file's")
+    return VariantFile(name=name, defaults=MappingProxyType(keys), needs=MappingProxyType(needs))
