@@ -20,7 +20,7 @@ import msgspec
 from benchmarks import rules
 from benchmarks.cluster import Cluster, NonNegative, Positive, placed
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
-from benchmarks.variants import CONF_DIR, VARIANT_AXES, Option, names_on, variant_file
+from benchmarks.variants import CONF_DIR, TRAITS, VARIANT_AXES, Option, names_on, variant_file
 
 _MSGSPEC_NAMES = {
     **{"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"},
@@ -111,11 +111,21 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"({self.data.name} has {train_samples} training samples)"
             )
         self._check_places()
+        values |= self._traits(values)
         for axis in VARIANT_AXES:
             name = getattr(self, axis).name
             for rule, reason in variant_file(axis, name).needs.items():
                 if not rules.holds(rule, values):
                     raise ImpossibleRunError(f"{axis}={name} needs {rule}: {reason}")
+
+    def _traits(self, values: Mapping[str, Option]) -> dict[str, Any]:
+        """What rules may ask besides the configuration's own keys; unknown is None."""
+        return {
+            f"{axis}.{trait}": rules.value(str(expressions[trait]), values) if trait in expressions else None
+            for axis, names in TRAITS.items()
+            for expressions in [variant_file(axis, getattr(self, axis).name).traits]
+            for trait in names
+        }
 
     def _check_places(self) -> None:
         """The workers and where they are."""
@@ -190,7 +200,7 @@ def _variant(axis: str, given: object) -> Variant:
     if not isinstance(given, Mapping):
         raise ConfigError(f"{axis}={given}: must be one of {', '.join(names_on(axis))}")
     file = variant_file(axis, str(given.get("name")))
-    options = {key: value for key, value in given.items() if key not in ("name", "needs")}
+    options = {key: value for key, value in given.items() if key not in ("name", "needs", "traits")}
     for key, value in options.items():
         if key not in file.defaults:
             raise unknown(f"key of {axis}={file.name}", key, file.defaults)

@@ -47,6 +47,7 @@ class RankResult(msgspec.Struct, kw_only=True):
     peak_host_bytes: int = 0
     peak_device_bytes: int | None = None
     communication: Communication | None = None
+    strategy_facts: dict[str, Any] = {}
     environment: dict[str, Any] = {}
 
     def series(self, name: str) -> list[float]:
@@ -187,11 +188,14 @@ def _spans(results: Sequence[RankResult], samples: Sequence[int]) -> list[Span]:
     first = 0
     for index, span in enumerate(results[0].spans):
         steps = len(span.step_s)
+        waits = [result.spans[index].sync_wait_s for result in results]
         spans.append(
             Span(
                 steps=steps,
                 samples=sum(samples[first : first + steps]),
                 wall_time_s=max(result.spans[index].wall_time_s for result in results),
+                samples_by_rank=[sum(result.samples[first : first + steps]) for result in results],
+                sync_wait_s_by_rank=None if None in waits else [sum(wait or ()) for wait in waits],
             )
         )
         first += steps

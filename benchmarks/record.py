@@ -64,6 +64,10 @@ class Span(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Samples processed by all workers."""
     wall_time_s: float
     """The longest over ranks."""
+    samples_by_rank: list[int] = []
+    """Their sum is `samples`; 0 for a rank whose samples another one counts."""
+    sync_wait_s_by_rank: list[float] | None = None
+    """How long each rank waited for others or for communication, in all steps; null where the strategy cannot tell."""
 
 
 class Window(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -167,6 +171,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     evaluation: list[Evaluation]
     memory: Memory | None
     communication: Communication | None = None
+    strategy_facts: dict[str, Any] = {}
+    """What the strategy decided and observed, such as a pipeline's stages or a server's load."""
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`

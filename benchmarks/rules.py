@@ -72,7 +72,12 @@ def _compile(rule: str) -> CodeType:
 
 
 def holds(rule: str, values: Mapping[str, object]) -> bool:
-    """Whether `rule` is true of the flat mapping `values` (dotted keys).
+    """Whether `rule` is true of the flat mapping `values` (dotted keys). Raises ConfigError as `value` does."""
+    return bool(value(rule, values))
+
+
+def value(rule: str, values: Mapping[str, object]) -> object:
+    """What `rule` amounts to for the flat mapping `values` (dotted keys).
 
     Raises:
         ConfigError: the rule is no allowed expression, names a key that `values` lacks, or compares what cannot be.
@@ -87,6 +92,6 @@ def holds(rule: str, values: Mapping[str, object]) -> bool:
     lookup: Callable[[str], object] = look_up
     scope: dict[str, Any] = {"__builtins__": {}, "_key": lookup}
     try:
-        return bool(eval(code, scope))
+        return eval(code, scope)
     except (TypeError, ZeroDivisionError) as error:
         raise ConfigError(f"rule {rule!r}: {error}") from error

@@ -7,18 +7,20 @@ costs nor their effects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks import sanity
 from benchmarks.communication import Probe
 from benchmarks.config import RunConfig
-from benchmarks.data import Dataset, load
-from benchmarks.data.batches import Batch, Loader, global_batch_sizes, share
+from benchmarks.data import Dataset, Split, load
+from benchmarks.data.batches import Batch, Loader
 from benchmarks.optimizer import optimizers
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
@@ -54,6 +56,7 @@ class Measured:
     checks: list[Check]
     memory: Peaks
     communication: Communication
+    strategy_facts: dict[str, Any]
 
 
 def timed_span(
@@ -81,14 +84,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     """Run one configuration on this worker; all workers of the run call it together."""
     report.phase("data")
     dataset = load(run.data, _input_size(run))
-    loader = Loader(
-        dataset.train,
-        device=place.device,
-        rank=place.rank,
-        workers=place.workers,
-        global_batch=run.global_batch,
-        seed=run.seed,
-    )
+    loader = strategy.make_loader(dataset.train, global_batch=run.global_batch, seed=run.seed)
 
     report.phase("build")
     trainer = Trainer(run, place, strategy, dataset)
@@ -96,44 +92,61 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     report.phase("warmup")
     trainer.warm_up(loader)
 
-    expected_samples = _expected_samples(run, place, len(dataset.train))
-    spans: list[StepTimes] = []
-    losses: list[Tensor] = []
-    samples: list[int] = []
-    evaluations: list[Evaluation] = []
-    for steps, batches in _spans(run, loader):
-        report.phase("window")
-        clock = trainer.new_clock(steps)
-        report.so_far.begin(clock, expected_samples[len(samples) : len(samples) + steps])
-        strategy.align()
-        span_losses, span_samples = timed_span(trainer.step, batches, clock, report.beat)
-        spans.append(clock.times())
-        report.so_far.end(spans[-1])
-        losses += span_losses
-        samples += span_samples
-        if run.evaluate:
-            report.phase("evaluation")
-            evaluations.append(trainer.evaluate(dataset, after_steps=len(samples), beat=report.beat))
-            report.so_far.evaluated(evaluations[-1])
+    window = _window(trainer, loader, dataset, report)
 
     report.phase("checks")
-    loss_values = torch.stack(losses).float().cpu().tolist()
-    counted = sanity.expected_samples(sum(samples), sum(expected_samples))
-    checks = [sanity.finite_loss(loss_values), counted, sanity.clocks_agree(spans), *trainer.checks()]
+    losses = torch.stack(window.losses).float().cpu().tolist()
+    counted = sanity.expected_samples(trainer.total(sum(window.samples)), window.global_samples)
+    checks = [sanity.finite_loss(losses), counted, sanity.clocks_agree(window.spans), *trainer.checks()]
     memory = Peaks.now(place.device)
 
     report.phase("communication")  # last: its steps train on, without the other ranks
     communication = trainer.measure_communication(loader)
     return Measured(
-        clock=clock.name,
-        spans=spans,
-        samples=samples,
-        losses=loss_values,
-        evaluations=evaluations,
+        clock=trainer.clock_name,
+        spans=window.spans,
+        samples=window.samples,
+        losses=losses,
+        evaluations=window.evaluations,
         checks=checks,
         memory=memory,
         communication=communication,
+        strategy_facts=strategy.facts(),
     )
+
+
+@dataclass(kw_only=True)
+class _Window:
+    """The timed spans of one worker, and the evaluations between them."""
+
+    spans: list[StepTimes] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    global_samples: int = 0
+    """Of all workers, by the sizes of the global batches alone."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+
+def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -> _Window:
+    run, strategy = trainer.run, trainer.strategy
+    window = _Window()
+    for sizes, batches in _spans(run, loader):
+        report.phase("window")
+        clock = trainer.new_clock(len(sizes))
+        report.so_far.begin(clock, trainer.counted(loader.division.samples(size) for size in sizes))
+        strategy.align()
+        losses, samples = timed_span(trainer.step, batches, clock, report.beat)
+        window.spans.append(clock.times())
+        report.so_far.end(window.spans[-1])
+        window.losses += losses
+        window.samples += trainer.counted(samples)
+        window.global_samples += sum(sizes)
+        strategy.span_done(window.spans[-1], samples)
+        if run.evaluate:
+            report.phase("evaluation")
+            window.evaluations.append(trainer.evaluate(dataset, after_steps=len(window.samples), beat=report.beat))
+            report.so_far.evaluated(window.evaluations[-1])
+    return window
 
 
 class Trainer:
@@ -144,7 +157,8 @@ class Trainer:
         images = dataset.train.inputs.shape
         model = build(run.workload, ImageShape(channels=images[1], size=images[2], classes=dataset.classes))
         layout = torch.channels_last if run.channels_last else torch.contiguous_format
-        model = nn.Sequential(ToFloat(layout), model).to(place.device).to(memory_format=layout)
+        model = nn.Sequential(ToFloat(layout), model)
+        model = strategy.take_part(model, dataset.train.inputs[:8]).to(place.device).to(memory_format=layout)
         torch.manual_seed(run.seed + 1_000_003 * place.rank)  # but different dropout
 
         self.run, self.place, self.strategy = run, place, strategy
@@ -170,6 +184,23 @@ class Trainer:
         self.step: Callable[[Batch], Tensor] = (
             SlowedStep(step=step, slowdown=self._slowdown) if self._slowdown else step
         )
+
+    @property
+    def clock_name(self) -> str:
+        """Of the clock that measures this worker's device."""
+        return clock_for(self.place.device, 0).name
+
+    def counted(self, samples: Iterable[int]) -> list[int]:
+        """Samples by step, or zeros where another rank counts them."""
+        return [own if self.strategy.counts_samples else 0 for own in samples]
+
+    def total(self, value: int) -> int:
+        """The sum over all workers."""
+        if not self.strategy.communicates:
+            return value
+        total = torch.tensor(value, device=self.place.device)
+        dist.all_reduce(total)
+        return int(total)
 
     def new_clock(self, steps: int) -> Clock:
         """The clock of the next span, also for the moments that only the step knows."""
@@ -225,18 +256,8 @@ class Trainer:
         self.bare_model.eval()
         clock = clock_for(self.place.device, 1)
         clock.start()
-        chunk = max(self.run.batch_per_worker, 256)
-        starts = range(0, len(dataset.test), chunk)
-        correct, loss = torch.zeros((), device=self.place.device), torch.zeros((), device=self.place.device)
-        for number, start in enumerate(starts):
-            inputs = dataset.test.inputs[start : start + chunk].to(self.place.device)
-            targets = dataset.test.targets[start : start + chunk].to(self.place.device)
-            with self.precision.autocast():
-                logits = self.bare_model(inputs)
-                loss += self.loss(logits, targets) * len(targets)
-            correct += (logits.argmax(1) == targets).sum()
-            beat(number + 1, len(starts))
-        accuracy, mean_loss = correct.item() / len(dataset.test), loss.item() / len(dataset.test)
+        with self.strategy.evaluating(self.bare_model):
+            accuracy, loss = self._score(dataset.test, beat)
         clock.stop()
         self.bare_model.train()
         return Evaluation(
@@ -244,8 +265,23 @@ class Trainer:
             time_s=clock.wall_time_s,
             samples=len(dataset.test),
             accuracy=accuracy,
-            loss=finite(mean_loss),
+            loss=finite(loss),
         )
+
+    def _score(self, test: Split, beat: Callable[[int, int], None]) -> tuple[float, float]:
+        """Accuracy and mean loss."""
+        chunk = max(self.run.batch_per_worker, 256)
+        starts = range(0, len(test), chunk)
+        correct, loss = torch.zeros((), device=self.place.device), torch.zeros((), device=self.place.device)
+        for number, start in enumerate(starts):
+            inputs = test.inputs[start : start + chunk].to(self.place.device)
+            targets = test.targets[start : start + chunk].to(self.place.device)
+            with self.precision.autocast():
+                logits = self.strategy.predict(self.bare_model, inputs)
+                loss += self.loss(logits, targets) * len(targets)
+            correct += (logits.argmax(1) == targets).sum()
+            beat(number + 1, len(starts))
+        return correct.item() / len(test), loss.item() / len(test)
 
     def checks(self) -> list[Check]:
         """What must hold of the trained model."""
@@ -270,26 +306,15 @@ class ToFloat(nn.Module):
         return images.to(torch.float32, memory_format=self.layout).div(127.5).sub(1.0)
 
 
-def _expected_samples(run: RunConfig, place: Place, train_samples: int) -> list[int]:
-    """Samples that this rank must process in each step of the window, from the configuration alone."""
-    if run.steps:
-        return [run.batch_per_worker] * run.steps
-    shares = (
-        share(size, place.rank, place.workers)
-        for size in global_batch_sizes(train_samples, run.global_batch, run.workers)
-    )
-    return [int(part.stop - part.start) for part in shares] * (run.epochs or 0)
-
-
-def _spans(run: RunConfig, loader: Loader) -> Iterator[tuple[int, Iterator[Batch]]]:
-    """The window's spans, each a number of steps and the batches for them.
+def _spans(run: RunConfig, loader: Loader) -> Iterator[tuple[list[int], Iterator[Batch]]]:
+    """The window's spans, each the sizes of its global batches and this rank's shares of them.
 
     A fixed number of steps is one span; with epochs, each epoch is one.
     """
     if run.steps:
-        yield run.steps, loader.endless()
-    for epoch in range(run.epochs or 0):
-        yield len(loader.epoch_sizes()), loader.epoch(epoch)
+        yield [run.global_batch] * run.steps, loader.endless()
+    for span in range((run.epochs or 0) // loader.epochs_in_span):
+        yield loader.epoch_sizes(), loader.epoch(span)
 
 
 def _input_size(run: RunConfig) -> int | None:

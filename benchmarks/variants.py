@@ -1,7 +1,7 @@
 """The entries of the axes: one YAML file for each, in the project's `conf/<axis>/` or in the user's own.
 
-A file is the whole description of its variant: its keys are the options, their defaults fix the types, and `needs`
-holds rules with the reason why a run that breaks them is impossible.
+A file is the whole description of its variant: its keys are the options, their defaults fix the types, `needs` holds
+rules with the reason why a run that breaks them is impossible, and `traits` what other variants' rules may ask of it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,23 @@ from benchmarks.errors import ConfigError, unknown
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 VARIANT_AXES = ("workload", "data", "strategy", "optimizer", "precision")
 
+TRAITS = {"workload": ("layers", "heads")}
+"""What rules may ask of any entry of an axis, as `workload.layers`; null where its file does not say."""
+
 Scalar = str | int | float | bool | None
 Option = Scalar | list[Any]
 
 
 class VariantFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file `conf/<axis>/<name>.yaml`: default options, and rules that a run with it must keep."""
+    """A file `conf/<axis>/<name>.yaml`: default options, rules that a run with it must keep, and traits.
+
+    A trait is an expression over the configuration, as rules are.
+    """
 
     name: str
     defaults: Mapping[str, Option]
     needs: Mapping[str, str]
+    traits: Mapping[str, str | int]
 
 
 def conf_folders() -> list[Path]:
@@ -71,8 +78,14 @@ def _read_variant_file(axis: str, name: str, folders: tuple[Path, ...]) -> Varia
     try:
         keys = msgspec.yaml.decode(path.read_bytes(), type=dict[str, Any])
         needs = msgspec.convert(keys.pop("needs", None) or {}, dict[str, str])
+        traits = msgspec.convert(keys.pop("traits", None) or {}, dict[str, str | int])
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
     if keys.pop("name", None) != name:
         raise ConfigError(f"{path}: the key name must be {name}, as the file's")
-    return VariantFile(name=name, defaults=MappingProxyType(keys), needs=MappingProxyType(needs))
+    for trait in traits:
+        if trait not in TRAITS.get(axis, ()):
+            raise unknown(f"trait of {path}:", trait, TRAITS.get(axis, ()))
+    return VariantFile(
+        name=name, defaults=MappingProxyType(keys), needs=MappingProxyType(needs), traits=MappingProxyType(traits)
+    )

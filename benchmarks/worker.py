@@ -73,6 +73,7 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
             _join_group(run, place)
         measured = measure(run, place, strategy, report)
         _fill(result, measured)
+        strategy.close()
         if strategy.communicates:
             dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 - whatever it was becomes a failed record
@@ -148,6 +149,7 @@ def _fill(result: RankResult, measured: Measured) -> None:
     result.evaluations = measured.evaluations
     result.checks = measured.checks
     result.communication = measured.communication
+    result.strategy_facts = measured.strategy_facts
     result.peak_host_bytes = measured.memory.host_bytes
     result.peak_device_bytes = measured.memory.device_bytes
 

@@ -20,7 +20,6 @@ from torch import nn
 
 from benchmarks.config import RunConfig
 from benchmarks.data import load
-from benchmarks.data.batches import Loader
 from benchmarks.record import RECORD_NAME, read_record
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Trainer, timed_span
@@ -43,8 +42,9 @@ def kernel_against_bare_loop(workload: str, batch: int, steps: int) -> Row:
     place = Place(rank=0, workers=1, device=CPU)
     size = run.workload.options.get("input_size")
     dataset = load(run.data, size if isinstance(size, int) else None)
-    loader = Loader(dataset.train, device=CPU, rank=0, workers=1, global_batch=batch, seed=run.seed)
-    trainer = Trainer(run, place, strategies.make(run.strategy, place), dataset)
+    strategy = strategies.make(run.strategy, place)
+    loader = strategy.make_loader(dataset.train, global_batch=batch, seed=run.seed)
+    trainer = Trainer(run, place, strategy, dataset)
     trainer.warm_up(loader)
     model, optimizer = trainer.bare_model, torch.optim.SGD(trainer.bare_model.parameters(), lr=0.05, momentum=0.9)
 

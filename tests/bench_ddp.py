@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.config import RunConfig
 from benchmarks.data import load
-from benchmarks.data.batches import Loader
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Trainer, timed_span
 from tests.conftest import base_mapping
@@ -64,8 +63,9 @@ def _ours_and_bare(run: RunConfig, rank: int) -> tuple[Callable[[], None], Calla
     place = Place(rank=rank, workers=WORKERS, device=CPU)
     size = run.workload.options.get("input_size")
     train = load(run.data, size if isinstance(size, int) else None)
-    loader = Loader(train.train, device=CPU, rank=rank, workers=WORKERS, global_batch=run.global_batch, seed=run.seed)
-    trainer = Trainer(run, place, strategies.make(run.strategy, place), train)
+    strategy = strategies.make(run.strategy, place)
+    loader = strategy.make_loader(train.train, global_batch=run.global_batch, seed=run.seed)
+    trainer = Trainer(run, place, strategy, train)
     model = DistributedDataParallel(copy.deepcopy(trainer.bare_model), gradient_as_bucket_view=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     trainer.warm_up(loader)

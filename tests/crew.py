@@ -64,10 +64,8 @@ def take(case: Case, rank: int) -> Outcome:
     place = Place(rank=rank, workers=run.workers, device=CPU, nodes=run.nodes)
     size = run.workload.options.get("input_size")
     dataset = load(run.data, size if isinstance(size, int) else None)
-    loader = Loader(
-        dataset.train, device=CPU, rank=rank, workers=run.workers, global_batch=run.global_batch, seed=run.seed
-    )
     strategy = strategies.make(run.strategy, place)
+    loader = strategy.make_loader(dataset.train, global_batch=run.global_batch, seed=run.seed)
     trainer = Trainer(run, place, strategy, dataset)
     if case.slow_hook_s:
         _slow_down(strategy, case.slow_hook_s)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.config import Variant
 from benchmarks.data import DataError, Split, load
-from benchmarks.data.batches import Batch, Loader, global_batch_sizes, share
+from benchmarks.data.batches import Batch, Division, Loader, global_batch_sizes
 from benchmarks.variants import variant_file
 
 CPU = torch.device("cpu")
@@ -28,12 +28,12 @@ def variant(name: str, **options: object) -> Variant:
 def loader(samples: int, rank: int, workers: int, global_batch: int, seed: int = 3) -> Loader:
     numbers = torch.arange(samples)
     split = Split(inputs=numbers.reshape(-1, 1, 1, 1).to(torch.uint8), targets=numbers)
-    return Loader(split, device=CPU, rank=rank, workers=workers, global_batch=global_batch, seed=seed)
+    return Loader(split, device=CPU, division=Division(rank, workers), global_batch=global_batch, seed=seed)
 
 
 @given(st.integers(1, 500), st.integers(1, 16))
 def test_shares_are_disjoint_complete_and_equal_to_within_one(size: int, workers: int) -> None:
-    parts = [share(size, rank, workers) for rank in range(workers)]
+    parts = [Division(rank, workers).part(size) for rank in range(workers)]
     assert [n for part in parts for n in range(part.start, part.stop)] == list(range(size))
     lengths = [part.stop - part.start for part in parts]
     assert max(lengths) - min(lengths) <= 1

@@ -15,7 +15,6 @@ from torch.multiprocessing.spawn import start_processes
 
 from benchmarks.config import RunConfig
 from benchmarks.data import load
-from benchmarks.data.batches import Loader
 from benchmarks.strategy import Place, strategies
 from benchmarks.timing import MonotonicClock
 from benchmarks.train import Report, Trainer, measure, timed_span
@@ -30,10 +29,9 @@ def train(run: RunConfig, rank: int, batches: int) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     place = Place(rank=rank, workers=run.workers, device=CPU)
     dataset = load(run.data, None)
-    loader = Loader(
-        dataset.train, device=CPU, rank=rank, workers=run.workers, global_batch=run.global_batch, seed=run.seed
-    )
-    trainer = Trainer(run, place, strategies.make(run.strategy, place), dataset)
+    strategy = strategies.make(run.strategy, place)
+    loader = strategy.make_loader(dataset.train, global_batch=run.global_batch, seed=run.seed)
+    trainer = Trainer(run, place, strategy, dataset)
     trainer.warm_up(loader)
     steps = loader.epoch(0) if run.epochs else loader.endless()
     for _ in range(batches):

@@ -1,7 +1,8 @@
 """Which samples make up which batch, on which rank.
 
-The order depends on seed and epoch only. A global batch is the next stretch of the epoch's order, and the ranks take
-consecutive shares of it; so any number of workers sees the same global batches, and can be compared with one worker.
+The order depends on seed and epoch only. A global batch is the next stretch of the epoch's order, and the model's
+replicas take consecutive shares of it; so any number of workers sees the same global batches, and can be compared with
+one worker. Workers that hold a replica together take the same share.
 """
 
 from __future__ import annotations
@@ -17,31 +18,46 @@ from benchmarks.data import Split
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's share of a global batch, on its device."""
+    """A replica's share of a global batch, on a rank's device."""
 
     inputs: Tensor
     targets: Tensor
     weight: float
-    """What the local mean loss is multiplied with, so that the mean over ranks is the mean over the global batch:
+    """What the local mean loss is multiplied with, so that the mean over replicas is the mean over the global batch:
     1 where all shares are equal."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
 
-def global_batch_sizes(samples: int, global_batch: int, workers: int) -> list[int]:
+def global_batch_sizes(samples: int, global_batch: int, replicas: int) -> list[int]:
     """The sizes of an epoch's global batches. The last one may be short.
 
-    A rest of fewer than two samples for each worker is left out: batch norm needs two.
+    A rest of fewer than two samples for each replica is left out: batch norm needs two.
     """
     sizes = [global_batch] * (samples // global_batch)
     rest = samples % global_batch
-    return [*sizes, rest] if rest >= 2 * workers else sizes
+    return [*sizes, rest] if rest >= 2 * replicas else sizes
 
 
-def share(size: int, rank: int, workers: int) -> slice:
-    """The consecutive part of a global batch that a rank takes; parts differ by one sample at most."""
-    return slice(size * rank // workers, size * (rank + 1) // workers)
+class Division:
+    """How global batches are divided over the replicas of a model: in parts that differ by one sample at most."""
+
+    def __init__(self, replica: int, replicas: int) -> None:
+        self.replica, self.replicas = replica, replicas
+
+    def part(self, size: int) -> slice:
+        """The consecutive part of a global batch of `size` samples that this replica takes."""
+        return slice(size * self.replica // self.replicas, size * (self.replica + 1) // self.replicas)
+
+    def samples(self, size: int) -> int:
+        """How many those are."""
+        part = self.part(size)
+        return int(part.stop - part.start)
+
+    def weight(self, size: int) -> float:
+        """See `Batch.weight`."""
+        return self.samples(size) * self.replicas / size
 
 
 def _order(samples: int, seed: int, epoch: int) -> Tensor:
@@ -50,21 +66,24 @@ def _order(samples: int, seed: int, epoch: int) -> Tensor:
 
 
 class Loader:
-    """A rank's batches: read from host memory by index, then copied to the device."""
+    """A rank's batches: read from host memory by index, then copied to the device.
 
-    def __init__(
-        self, split: Split, *, device: torch.device, rank: int, workers: int, global_batch: int, seed: int
-    ) -> None:
+    `global_batch` may be set anew between epochs.
+    """
+
+    epochs_in_span = 1
+    """Passes over the training data that the ranks make together in one call of `epoch`."""
+
+    def __init__(self, split: Split, *, device: torch.device, division: Division, global_batch: int, seed: int) -> None:
         self.split = split
         self.device = device
-        self.rank = rank
-        self.workers = workers
+        self.division = division
         self.global_batch = global_batch
         self.seed = seed
 
     def epoch_sizes(self) -> list[int]:
         """The sizes of the global batches of one epoch."""
-        return global_batch_sizes(len(self.split), self.global_batch, self.workers)
+        return global_batch_sizes(len(self.split), self.global_batch, self.division.replicas)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """All batches of an epoch, a short last one included."""
@@ -91,23 +110,19 @@ class Loader:
 
     def for_warmup(self, size: int) -> Batch:
         """A batch of random bytes and classes, of the share's size: warm-up must not see the training data."""
-        part = share(size, self.rank, self.workers)
-        samples = part.stop - part.start
+        samples = self.division.samples(size)
         generator = torch.Generator().manual_seed(self.seed)
         shape = (samples, *self.split.inputs.shape[1:])
         inputs = torch.randint(256, shape, dtype=self.split.inputs.dtype, generator=generator)
         targets = self.split.targets[torch.randint(len(self.split), (samples,), generator=generator)]
-        return Batch(inputs.to(self.device), targets.to(self.device), self._weight(samples, size))
+        return Batch(inputs.to(self.device), targets.to(self.device), self.division.weight(size))
 
     def _batch(self, order: Tensor, first: int, size: int) -> Batch:
         """The share of the global batch that begins at `first`; inside the window every microsecond counts."""
-        part = share(size, self.rank, self.workers)
+        part = self.division.part(size)
         mine = order[first + part.start : first + part.stop]
         return Batch(
             self.split.inputs.index_select(0, mine).to(self.device),  # twice as fast as inputs[mine]
             self.split.targets.index_select(0, mine).to(self.device),
-            self._weight(part.stop - part.start, size),
+            self.division.weight(size),
         )
-
-    def _weight(self, own: int, total: int) -> float:
-        return own * self.workers / total

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from benchmarks.data.batches import Batch
+from benchmarks.data import Split
+from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.precision import Precision
 from benchmarks.registry import Registry
+from benchmarks.step_times import StepTimes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +45,39 @@ class Copies:
 
 
 class Strategy(ABC):
-    """One way to spread the step. Subclasses take their YAML file's options as keywords."""
+    """One way to spread the step. Subclasses take their YAML file's options as keywords.
+
+    A worker's calls come in the order of the methods below; those from `make_loader` to `make_step` once, before the
+    process group is used for anything else.
+    """
 
     communicates: bool
     """Whether the workers form a process group."""
     shards_gradients = False
     """Whether a rank's optimiser sees a part of the gradients only, so that an overflow must be told to all."""
 
+    counts_samples = True
+    """Whether this rank's samples and losses count. Of the workers that hold one replica together, one's do."""
+
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.division = Division(place.rank, place.workers)
+        """Each worker holds a replica of the model and takes its own share of a batch; or as a subclass says."""
+
+    def make_loader(self, split: Split, /, *, global_batch: int, seed: int) -> Loader:
+        """This rank's batches."""
+        return Loader(split, device=self.place.device, division=self.division, global_batch=global_batch, seed=seed)
+
+    def take_part(self, model: nn.Module, _sample: Tensor, /) -> nn.Module:
+        """What this rank holds of the model, which is on the host, built from the same seed on every rank.
+
+        `sample` are some images, on the host. A part's parameters and buffers keep the names they had in the model.
+        """
+        return model
 
     @abstractmethod
     def wrap(self, model: nn.Module, precision: Precision, /) -> nn.Module:
-        """The model as this rank runs it; it was built from the same seed on every rank, and is on its device."""
+        """This rank's part of the model as it runs it; it is on its device."""
 
     def make_optimizer(self, make: Callable[[Iterable[Parameter]], Optimizer], model: nn.Module, /) -> Optimizer:
         """The optimiser of what this rank updates; `model` is the wrapped one."""
@@ -78,6 +101,18 @@ class Strategy(ABC):
     def forget(self) -> None:  # noqa: B027 - nothing to drop is the rule
         """Drop what earlier steps left outside the model and its optimiser, such as a compressor's memory."""
 
+    def span_done(self, _times: StepTimes, _samples: Sequence[int], /) -> None:  # noqa: B027 - as for most
+        """A span of the window is over, the next has not begun: this rank's times and own samples, step by step."""
+
+    def evaluating(self, _model: nn.Module, /) -> AbstractContextManager[None]:
+        """Within: this rank's part of the model is what is to be evaluated, on all ranks at once."""
+        return nullcontext()
+
+    def predict(self, model: nn.Module, inputs: Tensor, /) -> Tensor:
+        """Logits (batch, classes) of the whole model, on every rank; all ranks call it with the same inputs."""
+        logits: Tensor = model(inputs)
+        return logits
+
     def copies(self, _model: nn.Module, /) -> Copies | None:
         """What must be the same on several ranks after each step; None where no rank holds another's tensors."""
         return None
@@ -86,6 +121,13 @@ class Strategy(ABC):
         """Wait for all workers, so that a span's first step does not hold what some of them were late by."""
         if self.communicates:
             dist.barrier()
+
+    def facts(self) -> dict[str, Any]:
+        """What the strategy decided and observed, for the record: plain values; rank 0's are kept."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 - nothing to end is the rule
+        """End what the strategy has started besides this worker; all ranks have measured."""
 
     def on_last_gradient(self, _model: nn.Module, _call: Callable[[], None], /) -> bool:
         """Arrange for a call in each backward pass, when this rank has computed all but has yet to wait for others.
