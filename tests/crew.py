@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import start_processes
 from benchmarks.config import RunConfig
 from benchmarks.data import load
 from benchmarks.data.batches import Batch, Loader
-from benchmarks.step_times import Communication
+from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy, strategies
 from benchmarks.train import Trainer
 
@@ -72,6 +72,7 @@ def take(case: Case, rank: int) -> Outcome:
     trainer.warm_up(loader)
     batches = _batches(run, loader)
     losses = [trainer.step(batch) for batch in islice(batches, case.steps // 2)]
+    strategy.span_done(_span_of(len(losses), rank), [run.batch_per_worker] * len(losses))
     trainer.evaluate(dataset, after_steps=len(losses), beat=lambda _step, _steps: None)
     losses += [trainer.step(batch) for batch in islice(batches, case.steps - len(losses))]
     parameters = {name: _whole(value) for name, value in trainer.bare_model.named_parameters()}
@@ -85,6 +86,13 @@ def take(case: Case, rank: int) -> Outcome:
         communication=trainer.measure_communication(loader),
         sent_bytes_per_step=_sent_per_step(trainer, loader) if case.count_bytes else 0.0,
         step_time_s=_step_time_s(trainer, loader) if case.slow_hook_s else 0.0,
+    )
+
+
+def _span_of(steps: int, rank: int) -> StepTimes:
+    """As if higher ranks were slower."""
+    return StepTimes(
+        step_s=[2.0 + rank] * steps, data_wait_s=[0.0] * steps, sync_wait_s=[1.0] * steps, wall_time_s=steps * 2.0
     )
 
 

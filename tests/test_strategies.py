@@ -29,6 +29,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp_small_buckets": {"strategy": "ddp", "strategy.bucket_mb": 0.01, "strategy.gradient_as_bucket_view": False},
     "ddp_static_graph": {"strategy": "ddp", "strategy.static_graph": True},
     "ddp_accumulate": {"strategy": "ddp", "strategy.accumulate": 3},
+    "dbs": {"strategy": "dbs"},
     "zero1": {"strategy": "zero1"},
     "zero1_small_buckets": {"strategy": "zero1", "strategy.bucket_mb": 0.01},
     "fsdp": {"strategy": "fsdp", "strategy.group_mb": 0.01},

@@ -24,6 +24,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"strategy": "ddp", "strategy.bucket_mb": 0.0}, "a bucket holds something"),
     ({"strategy": "ddp", "strategy.static_graph": True, "strategy.accumulate": 2}, "static graph"),
     ({"strategy": "zero1", "strategy.bucket_mb": 0.0}, "a bucket holds something"),
+    ({"strategy": "dbs"}, "takes epochs, not steps"),
+    ({"strategy": "dbs", "steps": None, "epochs": 1, "workers": 1}, "there is nothing to divide"),
+    ({"strategy": "dbs", "steps": None, "epochs": 1, "batch_per_worker": 1}, "two samples on each worker"),
+    ({"strategy": "dbs", "steps": None, "epochs": 1, "strategy.smoothing": 0.0}, "the last epoch's weight"),
+    ({"strategy": "dbs", "steps": None, "epochs": 1, "strategy.min_share": 1.1}, "more than there is"),
+    ({"strategy": "dbs", "steps": None, "epochs": 1, "strategy.max_share": 0.9}, "less than there is"),
     ({"strategy": "fsdp", "strategy.group_mb": -1.0}, "a size is not negative"),
     ({"strategy": "fsdp", "strategy.hybrid": True}, "keeps nodes equal to each other"),
     ({"strategy": "fsdp", "strategy.hybrid": True, "nodes": 2}, "shards within a node"),
@@ -36,7 +42,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_is_refused_with_the_reason(make_run: MakeRun, settings: dict[str, Any], reason: str) -> None:
     keys = {key.replace(".", "__"): value for key, value in settings.items()}
     with pytest.raises(ImpossibleRunError, match=reason):
-        make_run(workers=2, **keys)
+        make_run(**{"workers": 2, **keys})
 
 
 @pytest.mark.parametrize("strategy", ["zero1", "fsdp"])

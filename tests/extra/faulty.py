@@ -30,6 +30,7 @@ class _Faulty(nn.Module):
         self.faults: dict[str, Callable[[], None]] = {
             "none": lambda: None,
             "sleep": lambda: time.sleep(self.sleep_s),
+            "work": lambda: None,
             "raise": self._raise,
             "exhaust": self._exhaust,
             "fill": self._fill,
@@ -53,6 +54,8 @@ class _Faulty(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.linear(images.flatten(1))
+        if self.fault == "work":  # known work: so long for each sample, and no load of the machine
+            time.sleep(self.sleep_s * len(images))
         if self.calls >= self.first_call:
             self.faults[self.fault]()
             if self.fault == "nan":
