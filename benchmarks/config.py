@@ -54,6 +54,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     workload: Variant
     data: Variant
     strategy: Variant
+    batch_schedule: Variant
     optimizer: Variant
     precision: Variant
     device: Literal["cpu", "cuda"]

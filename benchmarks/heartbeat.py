@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Final
 
 PHASES: Final = (
-    *("start", "rendezvous", "data", "build", "warmup", "window", "evaluation", "checks", "communication"),
+    *(
+        "start",
+        "rendezvous",
+        "data",
+        "build",
+        "warmup",
+        "window",
+        "evaluation",
+        "batch_schedule",
+        "checks",
+        "communication",
+    ),
     "teardown",
 )
 

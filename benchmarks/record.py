@@ -46,8 +46,8 @@ class Reason(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Why a run has no number."""
 
     phase: str
-    """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, checks, communication or teardown,
-    in this order."""
+    """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, batch_schedule, checks,
+    communication or teardown, in this order."""
     kind: str
     """A short machine-readable word: the exception's class, `signal SIGKILL`, `hang`, a failed check's name, ..."""
     message: str
@@ -172,7 +172,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     memory: Memory | None
     communication: Communication | None = None
     strategy_facts: dict[str, Any] = {}
-    """What the strategy decided and observed, such as a pipeline's stages or a server's load."""
+    """What the strategy and the batch schedule decided and observed, such as a pipeline's stages or a server's load."""
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`

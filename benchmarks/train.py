@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks import sanity
+from benchmarks.batch_schedule import batch_schedules
+from benchmarks.batch_schedule.noise import measured_noise_scale
 from benchmarks.communication import Probe
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, Split, load
-from benchmarks.data.batches import Batch, Loader
+from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.optimizer import optimizers
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
@@ -111,7 +114,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         checks=checks,
         memory=memory,
         communication=communication,
-        strategy_facts=strategy.facts(),
+        strategy_facts={**strategy.facts(), **trainer.schedule.facts()},
     )
 
 
@@ -130,8 +133,10 @@ class _Window:
 def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -> _Window:
     run, strategy = trainer.run, trainer.strategy
     window = _Window()
-    for sizes, batches in _spans(run, loader):
+    spans = 1 if run.steps else (run.epochs or 0) // loader.epochs_in_span
+    for span in range(spans):
         report.phase("window")
+        sizes, batches = _span(run, loader, span)
         clock = trainer.new_clock(len(sizes))
         report.so_far.begin(clock, trainer.counted(loader.division.samples(size) for size in sizes))
         strategy.align()
@@ -146,6 +151,8 @@ def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) 
             report.phase("evaluation")
             window.evaluations.append(trainer.evaluate(dataset, after_steps=len(window.samples), beat=report.beat))
             report.so_far.evaluated(window.evaluations[-1])
+        if span + 1 < spans:
+            loader.global_batch = trainer.schedule.after(span, partial(trainer.noise_scale, dataset, report))
     return window
 
 
@@ -166,6 +173,7 @@ class Trainer:
         self.precision = precisions.make(run.precision, place.device)
         if strategy.shards_gradients:
             self.precision.share_overflows()
+        self.schedule = batch_schedules.make(run.batch_schedule, run.global_batch)
         self.gradient_bytes = size_bytes(value for value in model.parameters() if value.requires_grad)
         self.model = strategy.wrap(model, self.precision)
         self._clock: Clock | None = None
@@ -247,8 +255,29 @@ class Trainer:
         return probe.measure({size: loader.same(size) for size in self._batch_sizes(loader)}, self.gradient_bytes)
 
     def _batch_sizes(self, loader: Loader) -> list[int]:
-        """Of all global batches of the window."""
-        return sorted({self.run.global_batch, *(loader.epoch_sizes() if self.run.epochs else ())})
+        """Of all global batches that the window may have."""
+        sizes = {self.run.global_batch}
+        for loader.global_batch in self.schedule.possible(self.run.epochs) if self.run.epochs else ():
+            sizes |= {*loader.epoch_sizes()}
+        loader.global_batch = self.run.global_batch
+        return sorted(sizes)
+
+    def noise_scale(self, dataset: Dataset, report: Report, batches: int) -> float:
+        """The gradient's noise scale at this moment, in samples, from the first global batches of the run's size."""
+        report.phase("batch_schedule")
+        place, run = self.place, self.run
+        equal = Division(place.rank, place.workers)
+        loader = Loader(
+            dataset.train, device=place.device, division=equal, global_batch=run.global_batch, seed=run.seed
+        )
+        with self.strategy.evaluating(self.bare_model):
+            chosen = list(islice(loader.epoch(0), batches))
+            return measured_noise_scale(self.bare_model, self._loss_of, chosen, place.workers)
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        with self.precision.autocast():
+            loss: Tensor = self.loss(self.bare_model(batch.inputs), batch.targets)
+        return loss
 
     @torch.inference_mode()
     def evaluate(self, dataset: Dataset, after_steps: int, beat: Callable[[int, int], None]) -> Evaluation:
@@ -306,15 +335,14 @@ class ToFloat(nn.Module):
         return images.to(torch.float32, memory_format=self.layout).div(127.5).sub(1.0)
 
 
-def _spans(run: RunConfig, loader: Loader) -> Iterator[tuple[list[int], Iterator[Batch]]]:
-    """The window's spans, each the sizes of its global batches and this rank's shares of them.
+def _span(run: RunConfig, loader: Loader, span: int) -> tuple[list[int], Iterator[Batch]]:
+    """One span of the window: the sizes of its global batches, and this rank's shares of them.
 
     A fixed number of steps is one span; with epochs, each epoch is one.
     """
     if run.steps:
-        yield [run.global_batch] * run.steps, loader.endless()
-    for span in range((run.epochs or 0) // loader.epochs_in_span):
-        yield loader.epoch_sizes(), loader.epoch(span)
+        return [run.global_batch] * run.steps, loader.endless()
+    return loader.epoch_sizes(), loader.epoch(span)
 
 
 def _input_size(run: RunConfig) -> int | None:

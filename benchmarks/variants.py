@@ -19,7 +19,7 @@ import msgspec
 from benchmarks.errors import ConfigError, unknown
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
-VARIANT_AXES = ("workload", "data", "strategy", "optimizer", "precision")
+VARIANT_AXES = ("workload", "data", "strategy", "batch_schedule", "optimizer", "precision")
 
 TRAITS = {"workload": ("layers", "heads")}
 """What rules may ask of any entry of an axis, as `workload.layers`; null where its file does not say."""

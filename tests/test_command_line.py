@@ -104,11 +104,8 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     ("arguments", "line"),
     [
         (["--multirun", "sweep=smok"], "sweep=smok: not known (did you mean smoke?); allowed: "),
-        (["strategy=dpp"], "strategy=dpp: not known (did you mean ddp?); allowed: ddp, fsdp, single, zero1"),
-        (
-            ["--multirun", "strategy=single,dpp"],
-            "strategy=dpp: not known (did you mean ddp?); allowed: ddp, fsdp, single, zero1",
-        ),
+        (["strategy=dpp"], "strategy=dpp: not known (did you mean ddp?); allowed: dbs, ddp, "),
+        (["--multirun", "strategy=single,dpp"], "strategy=dpp: not known (did you mean ddp?); allowed: dbs, ddp, "),
         (["wrkers=2"], "configuration key=wrkers: not known (did you mean workers?); allowed: "),
         (["optimizer.lrr=2"], "configuration key=optimizer.lrr: not known (did you mean optimizer.lr?); allowed: "),
         (["workers=0", "batch_per_worker=8"], "workers=0: must be a whole number from 1"),

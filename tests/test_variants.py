@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from benchmarks.batch_schedule import batch_schedules
 from benchmarks.composed import quoted, run_mapping
 from benchmarks.config import RunConfig, Variant
 from benchmarks.data import datasets
@@ -31,11 +32,18 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "workload": workloads,
     "data": datasets,
     "strategy": strategies,
+    "batch_schedule": batch_schedules,
     "optimizer": optimizers,
     "precision": precisions,
 }
 # Options that are used before the maker is called, by what prepares the data.
 PREPARED = {"workload": {"input_size"}, "data": {"train_samples"}}
+# What an entry needs of other keys.
+COMPOSED_WITH: dict[str, list[str]] = {
+    "dbs": ["workers=2", "steps=null", "epochs=2"],
+    "growing": ["steps=null", "epochs=2"],
+    "noise": ["steps=null", "epochs=2"],
+}
 ENTRIES = [(axis, name) for axis in VARIANT_AXES for name in names_on(axis)]
 
 
@@ -62,7 +70,7 @@ def test_options_are_the_makers_keywords(axis: str, name: str) -> None:
     ("axis", "name"), [(axis, name) for axis, name in ENTRIES if (CONF_DIR / axis / f"{name}.yaml").exists()]
 )
 def test_every_entry_composes(axis: str, name: str) -> None:
-    mapping = composed(f"{axis}={name}", "batch_per_worker=8", "threads_per_worker=1")
+    mapping = composed(f"{axis}={name}", "batch_per_worker=8", "threads_per_worker=1", *COMPOSED_WITH.get(name, []))
     if name == "tf32":
         mapping |= {"device": "cuda", "cluster": mapping["cluster"] | {"gpus_per_node": 1}}
     run = RunConfig.from_mapping(mapping)

@@ -32,9 +32,7 @@ class Dbs(Ddp):
     A share that grows takes more memory than warm-up has taken, up to `max_share` equal shares' worth.
     """
 
-    def __init__(
-        self, place: Place, *, bucket_mb: float, smoothing: float, min_share: float, max_share: float
-    ) -> None:
+    def __init__(self, place: Place, *, bucket_mb: float, smoothing: float, min_share: float, max_share: float) -> None:
         super().__init__(
             place,
             bucket_mb=bucket_mb,
