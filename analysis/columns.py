@@ -63,7 +63,8 @@ def clean(value: object) -> str:
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
 
 
-def _estimated(estimate: Estimate | None, factor: float = 1.0) -> Entry:
+def estimated(estimate: Estimate | None, factor: float = 1.0) -> Entry:
+    """A number with its interval."""
     if estimate is None:
         return Entry(_NO_NUMBER)
     low, high = number(estimate.low * factor), number(estimate.high * factor)
@@ -73,10 +74,11 @@ def _estimated(estimate: Estimate | None, factor: float = 1.0) -> Entry:
 def _ratio(estimate: Estimate | None) -> Entry:
     if estimate is not None and estimate.low == estimate.high == 1.0:
         return Entry("1")
-    return _estimated(estimate)
+    return estimated(estimate)
 
 
-def _plain(value: float | None, factor: float = 1.0) -> Entry:
+def plain(value: float | None, factor: float = 1.0) -> Entry:
+    """A number without one."""
     return Entry(_NO_NUMBER if value is None else number(value * factor))
 
 
@@ -84,7 +86,7 @@ _COMMUNICATION = ("exposed [ms]", "sent [MB]")
 
 
 def _communication(point: Point) -> list[Entry]:
-    return [_plain(point.exposed_comm_s, 1e3), _plain(point.bytes_per_step, 1e-6)]
+    return [plain(point.exposed_comm_s, 1e3), plain(point.bytes_per_step, 1e-6)]
 
 
 class Marks:
@@ -173,10 +175,10 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
             rows.append(
                 [Entry(str(series.number)), *_settings(point.settings, report.setting_keys)]
                 + [Entry(f"{point.workers}{marks.of(point)}"), *batches, Entry(repeats(point))]
-                + [_estimated(point.step_time_s, 1e3), _estimated(point.throughput_samples_per_s)]
-                + ([_estimated(point.epoch_time_s)] if has_epochs else [])
+                + [estimated(point.step_time_s, 1e3), estimated(point.throughput_samples_per_s)]
+                + ([estimated(point.epoch_time_s)] if has_epochs else [])
                 + [_ratio(point.speedup), _ratio(point.efficiency)]
-                + [_plain(point.accuracy), _plain(point.straggler_ratio), *_communication(point), Entry(status(point))]
+                + [plain(point.accuracy), plain(point.straggler_ratio), *_communication(point), Entry(status(point))]
             )
     header = ["series", *map(clean, report.setting_keys), "workers", "global batch", "batch per worker", "n"]
     header += ["step [ms]", "samples/s", *(["epoch [s]"] if has_epochs else [])]
@@ -192,7 +194,7 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
             for series in found
         ],
         failures=[_failure(point) for point in points],
-        notes=[*marks.lines(), *_KIND_NOTES[kind], *_interval_notes(points)],
+        notes=[*marks.lines(), *_KIND_NOTES[kind], *interval_notes(points)],
         hidden_in_terminal=frozenset(
             {"series", *map(clean, report.setting_keys), "batch per worker", "global batch", "epoch [s]", "straggler"}
             | set(_COMMUNICATION)
@@ -200,7 +202,8 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
     )
 
 
-def _interval_notes(points: Sequence[Point]) -> list[str]:
+def interval_notes(points: Sequence[Point]) -> list[str]:
+    """What n and the intervals mean for these points."""
     measured = [point.repeats_ok for point in points if point.repeats_ok]
     if not measured:
         return []
@@ -234,10 +237,10 @@ def cells_table(report: Report) -> TextTable | None:
             Entry(str(point.global_batch)),
             Entry(str(point.batch_per_worker)),
             Entry(repeats(point)),
-            _estimated(point.step_time_s, 1e3),
-            _estimated(point.throughput_samples_per_s),
-            _plain(point.accuracy),
-            _plain(point.straggler_ratio),
+            estimated(point.step_time_s, 1e3),
+            estimated(point.throughput_samples_per_s),
+            plain(point.accuracy),
+            plain(point.straggler_ratio),
             *_communication(point),
             Entry(status(point)),
         ]
@@ -257,7 +260,7 @@ def cells_table(report: Report) -> TextTable | None:
         title="Cells outside any series: no other number of workers to compare with",
         header=[*header, "accuracy", "straggler", *_COMMUNICATION, "status"],
         rows=rows,
-        notes=[*marks.lines(), *_interval_notes(points)],
+        notes=[*marks.lines(), *interval_notes(points)],
         hidden_in_terminal=frozenset({"batch per worker", "straggler", *_COMMUNICATION}),
     )
 
@@ -271,17 +274,6 @@ def dropped_table(report: Report) -> TextTable | None:
         for cell in report.dropped
     ]
     return TextTable(name="dropped", title="Dropped: cells that are not run", header=["settings", "reason"], rows=rows)
-
-
-def all_tables(report: Report) -> list[TextTable]:
-    """The tables that have rows, in the order in which they are shown."""
-    tables = [
-        scaling_table(report, "strong"),
-        scaling_table(report, "weak"),
-        cells_table(report),
-        dropped_table(report),
-    ]
-    return [table for table in tables if table]
 
 
 def summary(report: Report) -> list[str]:

@@ -18,7 +18,7 @@ from analysis.statistics import Floats, step_factors
 from benchmarks.config import flatten
 from benchmarks.errors import UserError
 from benchmarks.folder import MANIFEST_NAME, NO_SWEEP, Manifest, SweepFolder, record_files, sweep_files
-from benchmarks.record import Record, RecordError, read_record
+from benchmarks.record import Memory, Record, RecordError, read_record
 from benchmarks.variants import Option
 
 MANIFEST_VERSION = 1
@@ -36,6 +36,7 @@ class Measured:
     straggler_ratio: float | None
     exposed_comm_s: float | None
     bytes_per_step: int | None
+    peak_memory_bytes: int | None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -221,4 +222,9 @@ def _measure(record: Record) -> Measured:
         straggler_ratio=metrics.straggler_ratio([rank.own_time_s for rank in record.ranks]),
         exposed_comm_s=median(record.window.exposed_comm_s) if record.window.exposed_comm_s else None,
         bytes_per_step=record.communication.bytes_per_step if record.communication else None,
+        peak_memory_bytes=_peak_bytes(record.memory) if record.memory else None,
     )
+
+
+def _peak_bytes(memory: Memory) -> int:
+    return memory.peak_host_bytes if memory.peak_device_bytes is None else memory.peak_device_bytes

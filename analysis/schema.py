@@ -73,6 +73,13 @@ class Point(msgspec.Struct, kw_only=True):
         float | None,
         Meta(description="What a worker sends in a step, by the strategy's formula, as a mean over workers."),
     ]
+    peak_memory_bytes: Annotated[
+        float | None,
+        Meta(
+            description="Median over repeats of the most that a worker held at a time: of its device where "
+            "that is a GPU, else of the process."
+        ),
+    ]
     notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
 
 

@@ -115,6 +115,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         straggler_ratio=_known_median([one.straggler_ratio for one in measured]),
         exposed_comm_s=_known_median([one.exposed_comm_s for one in measured]),
         bytes_per_step=_known_median([one.bytes_per_step for one in measured]),
+        peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
         notes=sorted(cell.notes),
     )
     return Result(cell=cell, point=point, draws=draws)

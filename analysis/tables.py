@@ -12,8 +12,18 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from analysis.columns import Entry, TextTable, all_tables, clean, clean_long, summary
+from analysis.columns import (
+    Entry,
+    TextTable,
+    cells_table,
+    clean,
+    clean_long,
+    dropped_table,
+    scaling_table,
+    summary,
+)
 from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
+from analysis.side_by_side import strategies_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +32,17 @@ TERMINAL_WIDTH = 100
 _MOST_TERMINAL_ROWS = 60
 _TERMINAL_WIDTHS = {"workers": 7, "n": 7, "accuracy": 8, "straggler": 9, "global batch": 7}
 _LEFT = frozenset({"status", "settings", "reason"})
+
+
+def all_tables(report: Report) -> list[TextTable]:
+    """The tables that have rows, in the order in which they are shown."""
+    tables = [
+        scaling_table(report, "strong"),
+        scaling_table(report, "weak"),
+        strategies_table(report) or cells_table(report),
+        dropped_table(report),
+    ]
+    return [table for table in tables if table]
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -207,7 +228,7 @@ def _csv_header(report: Report) -> list[str]:
     header = ["cell_id", *report.setting_keys, "workers", "global_batch", "batch_per_worker", "status", "reason"]
     header += ["repeats_planned", "repeats_ok", "steps", *_interval_header("step_time_s")]
     header += [*_interval_header("throughput_samples_per_s"), *_interval_header("epoch_time_s")]
-    return [*header, "accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "notes"]
+    return [*header, "accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes", "notes"]
 
 
 def _csv_row(report: Report, point: Point) -> list[object]:
@@ -215,7 +236,7 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [point.workers, point.global_batch, point.batch_per_worker, point.status, point.reason]
     row += [point.repeats_planned, point.repeats_ok, point.steps or None, *_interval_values(point.step_time_s)]
     row += [*_interval_values(point.throughput_samples_per_s), *_interval_values(point.epoch_time_s)]
-    row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step]
+    row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step, point.peak_memory_bytes]
     return [*row, "; ".join(point.notes)]
 
 

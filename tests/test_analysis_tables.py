@@ -17,6 +17,8 @@ from analysis.columns import clean_long
 from analysis.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
+from analysis.side_by_side import strategies_table
+from benchmarks.record import Memory
 from benchmarks.sweep import Dropped
 from tests import synthetic
 
@@ -225,3 +227,34 @@ def test_terminal_obeys_no_codes_from_names(hostile: Report) -> None:
     text = terminal(hostile)
     assert "\x1b" not in text
     assert "[bold red]rich[/]" in text
+
+
+def test_strategies_stand_side_by_side(tmp_path: Path) -> None:
+    """By strategy and number of workers, each with the options that tell its own cells apart."""
+    ddp = [synthetic.config(2, strategy={"name": "ddp", "bucket_mb": 25, "hook": hook}) for hook in ("none", "fp16")]
+    pipeline = synthetic.config(2, strategy={"name": "pipeline", "schedule": "gpipe"})
+    single = synthetic.config(1, strategy={"name": "single"})
+    on_cpu = Memory(peak_host_bytes=9_000_000, peak_device_bytes=None)
+    records = [
+        synthetic.record(config, cell_id=f"cell{n}", run_id=f"run{n}", memory=on_cpu)
+        for n, config in enumerate((single, *ddp))
+    ]
+    on_gpu = Memory(peak_host_bytes=9_000_000, peak_device_bytes=3_000_000)
+    synthetic.write(tmp_path, [*records, synthetic.record(pipeline, memory=on_gpu)])
+    table = strategies_table(build_report(load_cells(tmp_path)))
+    assert table is not None
+    shown = [
+        [row[table.header.index(name)].text for name in ("strategy", "workers", "memory [MB]")] for row in table.rows
+    ]
+    assert shown == [
+        ["ddp hook=fp16", "2", "9.00"],
+        ["ddp hook=none", "2", "9.00"],
+        ["pipeline", "2", "3.00"],
+        ["single", "1", "9.00"],
+    ]
+    assert "Strategies side by side" in terminal(build_report(load_cells(tmp_path)))
+
+
+def test_one_strategy_has_nothing_beside_it(tmp_path: Path) -> None:
+    synthetic.write(tmp_path, [synthetic.record(synthetic.config(n)) for n in (1, 2)])
+    assert strategies_table(build_report(load_cells(tmp_path))) is None
