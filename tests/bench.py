@@ -24,6 +24,7 @@ from benchmarks.record import RECORD_NAME, read_record
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Trainer, timed_span
 from tests import synthetic
+from tests.bench_dbs import bench_dbs
 from tests.bench_ddp import ddp_ratios, median_ratio
 from tests.bench_image import bench_image
 from tests.bench_slurm import bench_slurm
@@ -165,6 +166,7 @@ def main() -> None:
         lambda: kernel_against_bare_loop("resnet18", 16, 4),
         lambda: ddp_against_bare_loop("mlp", 64, 100),
         lambda: ddp_against_bare_loop("lenet", 64, 40),
+        bench_dbs,
         launch_to_first_step,
         lambda: command_time("python -m analysis.scaling --help", sys.executable, "-m", "analysis.scaling", "--help"),
         lambda: command_time("make plan", "make", "plan"),
