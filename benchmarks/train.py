@@ -7,35 +7,25 @@ costs nor their effects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import sanity
-from benchmarks.batch_schedule import batch_schedules
-from benchmarks.batch_schedule.noise import measured_noise_scale
-from benchmarks.communication import Probe
 from benchmarks.config import RunConfig
-from benchmarks.data import Dataset, Split, load
-from benchmarks.data.batches import Batch, Division, Loader
-from benchmarks.optimizer import optimizers
+from benchmarks.data import Dataset, load
+from benchmarks.data.batches import Batch, Loader
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
-from benchmarks.precision import precisions
-from benchmarks.record import Check, Evaluation, finite
-from benchmarks.restore import Snapshot
-from benchmarks.slowdown import Slowdown, SlowedStep, slowdown_for
+from benchmarks.record import Check, Evaluation
 from benchmarks.step_times import Communication, StepTimes
-from benchmarks.strategy import Place, Step, Strategy
-from benchmarks.strategy.traffic import size_bytes
-from benchmarks.timing import Clock, clock_for
-from benchmarks.workload import ImageShape, build
+from benchmarks.strategy import Place, Strategy
+from benchmarks.timing import Clock
+from benchmarks.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,187 +142,13 @@ def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) 
             window.evaluations.append(trainer.evaluate(dataset, after_steps=len(window.samples), beat=report.beat))
             report.so_far.evaluated(window.evaluations[-1])
         if span + 1 < spans:
-            loader.global_batch = trainer.schedule.after(span, partial(trainer.noise_scale, dataset, report))
+            loader.global_batch = trainer.schedule.after(span, partial(_noise_scale, trainer, dataset, report))
     return window
 
 
-class Trainer:
-    """The model, its optimiser and the step, for one worker."""
-
-    def __init__(self, run: RunConfig, place: Place, strategy: Strategy, dataset: Dataset) -> None:
-        torch.manual_seed(run.seed)  # the same model on every rank
-        images = dataset.train.inputs.shape
-        model = build(run.workload, ImageShape(channels=images[1], size=images[2], classes=dataset.classes))
-        layout = torch.channels_last if run.channels_last else torch.contiguous_format
-        model = nn.Sequential(ToFloat(layout), model)
-        model = strategy.take_part(model, dataset.train.inputs[:8]).to(place.device).to(memory_format=layout)
-        torch.manual_seed(run.seed + 1_000_003 * place.rank)  # but different dropout
-
-        self.run, self.place, self.strategy = run, place, strategy
-        self.bare_model = model
-        self.precision = precisions.make(run.precision, place.device)
-        if strategy.shards_gradients:
-            self.precision.share_overflows()
-        self.schedule = batch_schedules.make(run.batch_schedule, run.global_batch)
-        self.gradient_bytes = size_bytes(value for value in model.parameters() if value.requires_grad)
-        self.model = strategy.wrap(model, self.precision)
-        self._clock: Clock | None = None
-        self._slowdown = _slowdown(run, place)
-        self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
-        self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
-        self.loss = nn.CrossEntropyLoss()
-        plain = Step(
-            model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
-            loss=self.loss,
-            optimizer=self.optimizer,
-            precision=self.precision,
-            after_backward=self._mark_backward_done,
-        )
-        step = strategy.make_step(plain)
-        self.step: Callable[[Batch], Tensor] = (
-            SlowedStep(step=step, slowdown=self._slowdown) if self._slowdown else step
-        )
-
-    @property
-    def clock_name(self) -> str:
-        """Of the clock that measures this worker's device."""
-        return clock_for(self.place.device, 0).name
-
-    def counted(self, samples: Iterable[int]) -> list[int]:
-        """Samples by step, or zeros where another rank counts them."""
-        return [own if self.strategy.counts_samples else 0 for own in samples]
-
-    def total(self, value: int) -> int:
-        """The sum over all workers."""
-        if not self.strategy.communicates:
-            return value
-        total = torch.tensor(value, device=self.place.device)
-        dist.all_reduce(total)
-        return int(total)
-
-    def new_clock(self, steps: int) -> Clock:
-        """The clock of the next span, also for the moments that only the step knows."""
-        self._clock = clock_for(self.place.device, steps)
-        self._clock.marks_last_gradient = self._marks_last_gradient
-        return self._clock
-
-    def _mark_last_gradient(self) -> None:
-        if self._slowdown:
-            self._slowdown.stretch()
-        if self._clock:
-            self._clock.last_gradient()
-
-    def _mark_backward_done(self) -> None:
-        if self._slowdown:
-            if not self._marks_last_gradient:
-                self._slowdown.stretch()
-            self._slowdown.mark()
-        if self._clock:
-            self._clock.backward_done()
-
-    def warm_up(self, loader: Loader) -> None:
-        """Take the steps that pay first-time costs (allocation, autotuning, compilation), then undo what they did.
-
-        Every batch size of the window is warmed up: a short last batch would be compiled or tuned for inside the
-        window.
-        """
-        initial = Snapshot(self.bare_model, self.optimizer)
-        self.model.train()
-        for size in self._batch_sizes(loader):
-            batch = loader.for_warmup(size)
-            for _ in range(self.run.warmup_steps):
-                self.step(batch)
-        initial.restore()
-        self.strategy.forget()
-        del initial
-        if self.place.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
-    def measure_communication(self, loader: Loader) -> Communication:
-        """What it costs, by as many steps as warm-up takes for each batch size; the model is of no use afterwards."""
-        self._clock = None
-        probe = Probe(self.place, self.strategy, self.step, self.run.warmup_steps)
-        return probe.measure({size: loader.same(size) for size in self._batch_sizes(loader)}, self.gradient_bytes)
-
-    def _batch_sizes(self, loader: Loader) -> list[int]:
-        """Of all global batches that the window may have."""
-        sizes = {self.run.global_batch}
-        for loader.global_batch in self.schedule.possible(self.run.epochs) if self.run.epochs else ():
-            sizes |= {*loader.epoch_sizes()}
-        loader.global_batch = self.run.global_batch
-        return sorted(sizes)
-
-    def noise_scale(self, dataset: Dataset, report: Report, batches: int) -> float:
-        """The gradient's noise scale at this moment, in samples, from the first global batches of the run's size."""
-        report.phase("batch_schedule")
-        place, run = self.place, self.run
-        equal = Division(place.rank, place.workers)
-        loader = Loader(
-            dataset.train, device=place.device, division=equal, global_batch=run.global_batch, seed=run.seed
-        )
-        with self.strategy.evaluating(self.bare_model):
-            chosen = list(islice(loader.epoch(0), batches))
-            return measured_noise_scale(self.bare_model, self._loss_of, chosen, place.workers)
-
-    def _loss_of(self, batch: Batch) -> Tensor:
-        with self.precision.autocast():
-            loss: Tensor = self.loss(self.bare_model(batch.inputs), batch.targets)
-        return loss
-
-    @torch.inference_mode()
-    def evaluate(self, dataset: Dataset, after_steps: int, beat: Callable[[int, int], None]) -> Evaluation:
-        """Accuracy and mean loss over the whole test split, on every rank alike; its time is no part of the window."""
-        self.bare_model.eval()
-        clock = clock_for(self.place.device, 1)
-        clock.start()
-        with self.strategy.evaluating(self.bare_model):
-            accuracy, loss = self._score(dataset.test, beat)
-        clock.stop()
-        self.bare_model.train()
-        return Evaluation(
-            after_steps=after_steps,
-            time_s=clock.wall_time_s,
-            samples=len(dataset.test),
-            accuracy=accuracy,
-            loss=finite(loss),
-        )
-
-    def _score(self, test: Split, beat: Callable[[int, int], None]) -> tuple[float, float]:
-        """Accuracy and mean loss."""
-        chunk = max(self.run.batch_per_worker, 256)
-        starts = range(0, len(test), chunk)
-        correct, loss = torch.zeros((), device=self.place.device), torch.zeros((), device=self.place.device)
-        for number, start in enumerate(starts):
-            inputs = test.inputs[start : start + chunk].to(self.place.device)
-            targets = test.targets[start : start + chunk].to(self.place.device)
-            with self.precision.autocast():
-                logits = self.strategy.predict(self.bare_model, inputs)
-                loss += self.loss(logits, targets) * len(targets)
-            correct += (logits.argmax(1) == targets).sum()
-            beat(number + 1, len(starts))
-        return correct.item() / len(test), loss.item() / len(test)
-
-    def checks(self) -> list[Check]:
-        """What must hold of the trained model."""
-        copies = self.strategy.copies(self.bare_model)
-        return [sanity.replicas_equal(copies)] if copies else []
-
-
-def _slowdown(run: RunConfig, place: Place) -> Slowdown | None:
-    factor = run.slowdown.get(place.rank)
-    return slowdown_for(place.device, factor) if factor else None
-
-
-class ToFloat(nn.Module):
-    """Bytes 0 to 255 to numbers from -1 to 1, in the model's memory format: the first layer of every image model."""
-
-    def __init__(self, layout: torch.memory_format) -> None:
-        super().__init__()
-        self.layout = layout
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, size, size), uint8 to float32."""
-        return images.to(torch.float32, memory_format=self.layout).div(127.5).sub(1.0)
+def _noise_scale(trainer: Trainer, dataset: Dataset, report: Report, batches: int) -> float:
+    report.phase("batch_schedule")
+    return trainer.noise_scale(dataset, batches)
 
 
 def _span(run: RunConfig, loader: Loader, span: int) -> tuple[list[int], Iterator[Batch]]:

@@ -22,7 +22,8 @@ from benchmarks.config import RunConfig
 from benchmarks.data import load
 from benchmarks.record import RECORD_NAME, read_record
 from benchmarks.strategy import Place, strategies
-from benchmarks.train import Trainer, timed_span
+from benchmarks.train import timed_span
+from benchmarks.trainer import Trainer
 from tests import synthetic
 from tests.bench_dbs import bench_dbs
 from tests.bench_ddp import ddp_ratios, median_ratio

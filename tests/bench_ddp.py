@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.config import RunConfig
 from benchmarks.data import load
 from benchmarks.strategy import Place, strategies
-from benchmarks.train import Trainer, timed_span
+from benchmarks.train import timed_span
+from benchmarks.trainer import Trainer
 from tests.conftest import base_mapping
 
 CPU = torch.device("cpu")

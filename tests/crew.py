@@ -25,7 +25,7 @@ from benchmarks.data import load
 from benchmarks.data.batches import Batch, Loader
 from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy, strategies
-from benchmarks.train import Trainer
+from benchmarks.trainer import Trainer
 
 CPU = torch.device("cpu")
 _SENT_OFFSET = 200  # of tcpi_bytes_sent in Linux's struct tcp_info

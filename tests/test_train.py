@@ -17,7 +17,8 @@ from benchmarks.config import RunConfig
 from benchmarks.data import load
 from benchmarks.strategy import Place, strategies
 from benchmarks.timing import MonotonicClock
-from benchmarks.train import Report, Trainer, measure, timed_span
+from benchmarks.train import Report, measure, timed_span
+from benchmarks.trainer import Trainer
 from tests.conftest import MakeRun
 
 CPU = torch.device("cpu")
