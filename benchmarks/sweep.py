@@ -151,7 +151,11 @@ def plan(sweep: Sweep, base: Mapping[str, Any]) -> Plan:
     for settings in points:
         reason, repeats = _repeats(settings, sweep, base, shared)
         if reason:
-            shown = {key: value for key, value in settings.items() if key not in sweep.fixed}
+            shown = {
+                key: value
+                for key, value in settings.items()
+                if key not in sweep.fixed and _applies(key, settings, base)
+            }
             dropped.setdefault(repr(shown), Dropped(settings=shown, reason=reason))
         for run in repeats:
             runs.setdefault(run.config.run_id, run)

@@ -96,6 +96,12 @@ def test_dropped_points_keep_their_reasons() -> None:
     assert [drop.reason for drop in excluded] == ["excluded by where: workers == 1"]
 
 
+def test_a_point_is_dropped_once_whatever_the_options_that_it_does_not_have() -> None:
+    hooks = {"strategy": ["single", "ddp"], "strategy.hook": ["none", "fp16"], "workers": 2, "batch_per_worker": 8}
+    [dropped] = make_plan(axes=hooks).dropped
+    assert dropped.settings == {"strategy": "single", "workers": 2, "batch_per_worker": 8}
+
+
 def test_nothing_left_to_run_is_an_error_with_the_reason() -> None:
     with pytest.raises(ConfigError, match="nothing to run, all 1 cells are dropped: excluded by where: workers > 8"):
         make_plan(axes={"workers": 1}, where=["workers > 8"])
