@@ -360,6 +360,21 @@ def test_it_forgets(monkeypatch: pytest.MonkeyPatch, outer: str, steps: int) -> 
     assert used.strategy.facts() == {"averagings": 2, "every": 2, "outer": outer, "steps_since_averaging": 1}
 
 
+def test_all_begin_with_what_rank_0_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair(monkeypatch)
+    sent: list[int] = []
+
+    def broadcast(tensor: Tensor, source: int) -> None:
+        sent.append(source)
+        tensor.fill_(7)
+
+    monkeypatch.setattr(dist, "broadcast", broadcast)
+    state = pair.strategy.wrap(Weights(), Precision(CPU)).state_dict()
+    assert sent == [0] * len(state)
+    assert all(bool((value == 7).all()) for value in state.values())
+    assert set(pair.strategy.flat.tolist()) == set(pair.strategy.anchor.tolist()) == {0.0, 7.0}, "0 fills up lines"
+
+
 def test_steps_without_synchronisation_are_nobodys_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair(monkeypatch)
     pair.take(1)

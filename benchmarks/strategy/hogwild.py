@@ -32,8 +32,8 @@ class Hogwild(Strategy):
     Parameters and buffers lie in memory that all processes map. Each computes a gradient of its own batch from what it
     reads there, and subtracts its step in place: nobody waits, and no message is sent within a span. Others may write
     while a process reads, and of two that add to the same number at the same moment, one may lose its update; the
-    paper (section 4) bounds what this costs where updates are sparse. A dense network's are not: that it trains here
-    all the same is an observation.
+    paper (section 4) bounds what this costs where updates are sparse. Those of a dense network are not, so whether it
+    trains is a question to measure.
 
     A step is one update by each process, at full length: N processes move the parameters as far as N steps of one
     process do, and about N times as far as a step of ddp, which averages the gradients.
@@ -94,9 +94,9 @@ class Hogwild(Strategy):
         dist.barrier()
 
     def copies(self, model: nn.Module, /) -> Copies:
-        """All parameters and buffers, and the counts of updates: the same memory, seen by each process through its own.
+        """All parameters and buffers, and the counts of updates, as each process sees them.
 
-        They were equal for no other reason: each process has trained on other samples.
+        Only memory that is really shared makes them equal: each process has trained on samples of its own.
         """
         dist.barrier()  # all have made their last update
         return Copies(tensors=[*model.parameters(), *model.buffers(), self.memory.updates])
