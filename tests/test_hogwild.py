@@ -119,15 +119,23 @@ def update_at_once(place: Place) -> dict[str, Any]:
     )
     moved_by_others, left = 0, 0.0
     dist.barrier()
-    for _ in range(UPDATES):
+    for _ in range(UPDATES - 1):
         moved_by_others += float(numbers.detach()[0]) != left
         step(batch)
         left = float(numbers.detach()[0])
         time.sleep(0.0005)
+    time.sleep(0.2 * place.rank)
+    step(batch)  # the last process's when the first waits to evaluate
+    with strategy.evaluating(model):
+        seen = [numbers.detach().clone()]
+        time.sleep(0.2 * (WORKERS - 1 - place.rank))
+        seen.append(numbers.detach().clone())  # the first process's when the last waits to train on
+    step(batch)
     dist.barrier()
     mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "scalebench-parameters" in line]
     return {
-        "arrived": -numbers.detach().clone(),
+        "arrived": -seen[0],
+        "evaluated": seen,
         "moved_by_others": moved_by_others,
         "facts": strategy.facts(),
         "mapped": mapped[-1],
@@ -173,8 +181,14 @@ def test_updates_at_once_arrive(by_process: Any) -> None:
         assert torch.equal(arrived, by_process[0]["at_once"]["arrived"]), "both see the same memory"
         assert float(arrived.max()) <= WORKERS * UPDATES
         assert float(arrived.mean()) > 0.95 * WORKERS * UPDATES
-        assert result["facts"]["updates_by_process"] == [UPDATES] * WORKERS
+        assert result["facts"]["updates_by_process"] == [UPDATES + 1] * WORKERS
         assert result["moved_by_others"] > UPDATES / 10, "the others' updates come between this process's own"
+
+
+def test_nobody_trains_while_anybody_evaluates(by_process: Any) -> None:
+    """The first process has to wait for the last one's update, and the last one for the first one's evaluation."""
+    first, *others = [seen for process in by_process for seen in process["at_once"]["evaluated"]]
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_the_memory_has_no_name_in_any_folder(by_process: Any) -> None:
