@@ -53,6 +53,10 @@ class Registry(Generic[Made]):
         """Call a variant's maker with its options as keywords."""
         return self[variant.name](*arguments, **variant.options, **more)
 
+    def __reduce__(self) -> tuple[Callable[[str], Registry[Any]], tuple[str]]:
+        """A pickled registry is that of the same axis in the process that reads it."""
+        return registry_of, (self.axis,)
+
     def _import_all(self) -> None:
         package = importlib.import_module(f"benchmarks.{self.axis}")
         for module in pkgutil.iter_modules(package.__path__):
@@ -60,6 +64,12 @@ class Registry(Generic[Made]):
         folder = extra_folder()
         for path in sorted(folder.glob("*.py")) if folder else ():
             _import_file(path)
+
+
+def registry_of(axis: str) -> Registry[Any]:
+    """The registry of an axis in this process."""
+    package = importlib.import_module(f"benchmarks.{axis}")
+    return next(value for value in vars(package).values() if isinstance(value, Registry) and value.axis == axis)
 
 
 def _import_file(path: Path) -> None:
