@@ -76,7 +76,7 @@ def take(case: Case, rank: int) -> Outcome:
     trainer.evaluate(dataset, after_steps=len(losses), beat=lambda _step, _steps: None)
     losses += [trainer.step(batch) for batch in islice(batches, case.steps - len(losses))]
     parameters = {name: _whole(value) for name, value in trainer.bare_model.named_parameters()}
-    return Outcome(
+    outcome = Outcome(
         parameters=parameters,
         buffers={name: value.clone() for name, value in trainer.bare_model.named_buffers()},
         state_bytes=_gathered(_state_bytes(trainer), run.workers),
@@ -87,6 +87,8 @@ def take(case: Case, rank: int) -> Outcome:
         sent_bytes_per_step=_sent_per_step(trainer, loader) if case.count_bytes else 0.0,
         step_time_s=_step_time_s(trainer, loader) if case.slow_hook_s else 0.0,
     )
+    strategy.close()
+    return outcome
 
 
 def _span_of(steps: int, rank: int) -> StepTimes:

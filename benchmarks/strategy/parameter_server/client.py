@@ -218,9 +218,7 @@ class RemoteOptimizer(Optimizer):
     by the scale, and to skip an overflowed step: that step must be told to the servers, too.
     """
 
-    _step_supports_amp_scaling = True
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
+    _step_supports_amp_scaling = True  # says that; `grad_scale` and `found_inf` are there during a scaler's step
 
     def __init__(self, parameters: Iterable[Parameter], exchange: Callable[[bool], None]) -> None:
         super().__init__(parameters, {})
@@ -230,13 +228,14 @@ class RemoteOptimizer(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Hand over the gradients, and take the new parameters."""
         assert closure is None, "the servers cannot compute a loss"
-        overflowed = self.found_inf is not None and bool(self.found_inf)
-        if self.grad_scale is not None and not overflowed:
+        scale: Tensor | None = getattr(self, "grad_scale", None)
+        overflowed = bool(getattr(self, "found_inf", False))
+        if scale is not None and not overflowed:
             gradients = [
                 parameter.grad
                 for group in self.param_groups
                 for parameter in group["params"]
                 if parameter.grad is not None
             ]
-            torch._foreach_div_(gradients, self.grad_scale)
+            torch._foreach_div_(gradients, scale)
         self.exchange(overflowed)

@@ -46,7 +46,7 @@ class Discipline(ABC):
         self.staleness: Counter[int] = Counter()
         """How many gradients were applied with which staleness."""
         self.largest_lead = 0
-        """Of a worker that began a step."""
+        """Of a worker that was let go, to begin its next step."""
         self._known = [0] * self.workers  # updates in the parameters that each worker has
         self._overflowed = [False] * self.workers
 
@@ -66,17 +66,22 @@ class Discipline(ABC):
         Waits as long as the worker is to be held back.
 
         Raises:
-            BrokenBoundError: the worker should not be in this step.
+            BrokenBoundError: the worker is not held back as it should be.
             EndedError: while this worker was held back, the run has ended.
         """
         with self._changed:
-            self._check(rank, number)
+            self._raise_if_ended()
+            self._check_number(rank, number)
+            self._check_lead(rank)
             self.clocks[rank] = number
             self._overflowed[rank] = overflowed
             with self.load.busy(), self.load.updating():
                 self._apply(rank)
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._ended or self.lead(rank) <= self.bound)
+            self._raise_if_ended()
+            self._check_lead(rank)
+            self.largest_lead = max(self.largest_lead, self.lead(rank))
             return self._values(rank)
 
     def pull(self, rank: int) -> Tensor:
@@ -90,19 +95,16 @@ class Discipline(ABC):
             self._ended = self._ended or EndedError(kind, text)
             self._changed.notify_all()
 
-    def _check(self, rank: int, number: int) -> None:
-        """What must hold at the beginning of every step: the bound is kept, and no step is lost or taken twice.
-
-        Clocks only grow, so a worker that was let go within the bound is still within it now.
-        """
-        self._raise_if_ended()
+    def _check_number(self, rank: int, number: int) -> None:
+        """No step is lost, or taken twice."""
         if number != self.clocks[rank] + 1:
             raise BrokenBoundError(f"worker {rank} pushed step {number} after its step {self.clocks[rank]}")
-        lead = self.lead(rank)
-        self.largest_lead = max(self.largest_lead, lead)
-        if lead > self.bound:
+
+    def _check_lead(self, rank: int) -> None:
+        """The bound is kept, when a worker is let go as when it comes back: the slowest has only moved on since."""
+        if self.lead(rank) > self.bound:
             raise BrokenBoundError(
-                f"worker {rank} began step {number} {lead} steps ahead of the slowest: more than {self.bound}"
+                f"worker {rank} leads the slowest by {self.lead(rank)} steps, and the bound is {self.bound}"
             )
 
     def _values(self, rank: int) -> Tensor:

@@ -14,6 +14,7 @@ from benchmarks.strategy.parameter_server.wire import Address
 
 _START_LIMIT_S = 120.0
 _END_LIMIT_S = 10.0
+_EXIT_CODE_LIMIT_S = 0.5
 
 
 def node_of(server: int, place: Place) -> int:
@@ -73,7 +74,7 @@ class HostedServer:
 
     def ending(self) -> str:
         """How the process ended, if it did."""
-        self.process.join(1.0)
+        self.process.join(_EXIT_CODE_LIMIT_S)
         code = self.process.exitcode
         return "it is still alive" if code is None else f"its process ended with code {code}"
 

@@ -31,7 +31,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     staleness: dict[int, int]
     """How many gradients were applied that lacked so many updates."""
     largest_lead: int
-    """Steps that a worker was ahead of the slowest when it began a step, at most."""
+    """Steps that a worker was ahead of the slowest when it was let go to begin the next, at most."""
 
 
 class Load:
