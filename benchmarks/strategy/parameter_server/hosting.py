@@ -33,7 +33,7 @@ def prepare() -> None:
     A worker has threads, and perhaps a GPU, so it cannot be forked itself.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([serve.__module__, "hydra"])
+    context.set_forkserver_preload(["benchmarks.mortal", serve.__module__, "hydra"])
     multiprocessing.forkserver.ensure_running()
 
 
