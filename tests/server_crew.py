@@ -31,7 +31,8 @@ def take_and_measure(works: dict[str, Case | RunConfig], workers: int, folder: P
 
 
 def _work(rank: int, works: dict[str, Case | RunConfig], workers: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    # what the agent tells its workers, as far as it is used
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
     results: dict[str, Outcome | Measured] = {}
     for name, work in works.items():

@@ -31,8 +31,14 @@ EPOCHS = 10
 
 
 def make(settings: dict[str, Any]) -> RunConfig:
-    small = {} if "workload" in settings else {"workload": "mlp", "workload.hidden_size": 64}
-    plain = {"warmup_steps": 2, "run_limit_s": 60, "global_batch": GLOBAL_BATCH, "steps": None, "epochs": 2}
+    small: dict[str, Any] = {} if "workload" in settings else {"workload": "mlp", "workload.hidden_size": 64}
+    plain: dict[str, Any] = {
+        "warmup_steps": 2,
+        "run_limit_s": 60,
+        "global_batch": GLOBAL_BATCH,
+        "steps": None,
+        "epochs": 2,
+    }
     return RunConfig.from_mapping(apply(base_mapping(), {**plain, **small, **settings}))
 
 
@@ -43,7 +49,11 @@ def served(settings: dict[str, Any], workers: int = 2) -> RunConfig:
 LENET = {"workload": "lenet", "channels_last": True, "epochs": 1}
 SLEEP = {"workload": "faulty", "workload.fault": "sleep", "workload.rank": -1, "workload.sleep_s": 0.02}
 SLOWED = {**SLEEP, "steps": 20, "epochs": None, "global_batch": 32, "evaluate": False, "slowdown": {1: 3.0}}
-LEARNING = {"epochs": EPOCHS, "global_batch": 64, "optimizer.lr": 0.05}
+LEARNING = {"epochs": EPOCHS, "global_batch": 64, "optimizer.lr": 0.1, "optimizer.momentum": 0.0}
+OVERFLOWING = {
+    **{"workload": "faulty", "workload.fault": "nan", "workload.rank": 1, "workload.call": 2 + 4, "precision": "fp16"},
+    **{"steps": 10, "epochs": None, "global_batch": 32, "evaluate": False},
+}
 
 
 def works_of(workers: int) -> dict[str, Case | RunConfig]:
@@ -53,6 +63,7 @@ def works_of(workers: int) -> dict[str, Case | RunConfig]:
             run = served({"strategy.servers": servers, **options}, workers)
             works[f"sync/{servers}/{name}"] = Case(run=run, steps=STEPS)
     if workers > 2:
+        works["measured/nodes"] = served({"nodes": 2, "strategy.servers": 3}, workers)
         return works
     for precision in SHORT:
         works[precision] = Case(run=served({"precision": precision}), steps=STEPS)
@@ -60,6 +71,8 @@ def works_of(workers: int) -> dict[str, Case | RunConfig]:
     wide = {"workload.hidden_size": 256, "steps": 5, "epochs": None}
     works["bytes"] = Case(run=served({"strategy.servers": 2, **wide}), steps=2, count_bytes=True)
     works["measured/sync"] = served({"strategy.servers": 2})
+    for mode in ("sync", "async"):
+        works[f"overflowing/{mode}"] = served({"strategy.mode": mode, **OVERFLOWING})
     modes: dict[str, dict[str, Any]] = {"async": {}, "bounded": {"strategy.staleness": 2}}
     for mode, options in modes.items():
         works[f"learned/{mode}"] = served({"strategy.mode": mode, **options, **LEARNING})
@@ -157,14 +170,33 @@ def test_the_servers_load_by_hand(taken: Any) -> None:
     assert servers[0]["window_s"] == pytest.approx(wall_s, rel=0.2, abs=0.05)
 
 
+def test_servers_on_several_nodes(taken: Any) -> None:
+    """Two nodes of two workers each, here on one machine."""
+    servers = facts_of(taken(4, "measured/nodes"))["servers"]
+    assert [(one["server"], one["hosted_by_rank"], one["node"]) for one in servers] == [(0, 0, 0), (1, 2, 1), (2, 0, 0)]
+    assert [one["received_bytes"] for one in servers] == [4 * 12 * one["parameter_bytes"] for one in servers]
+
+
+@pytest.mark.parametrize(("mode", "updates"), [("sync", 4), ("async", 10 + 4)])
+def test_overflows_on_one_worker(mode: str, updates: int, taken: Any) -> None:
+    """From its fifth step on: with sync no worker takes these steps, else only that one does not."""
+    measured = taken(2, f"overflowing/{mode}")
+    assert measured[0].strategy_facts["servers"][0]["updates"] == updates
+    for each in measured:
+        assert next(check for check in each.checks if check.name == "replicas_equal").passed
+
+
 @pytest.mark.parametrize("mode", ["async", "bounded"])
 def test_stale_gradients_learn_as_well(mode: str, taken: Any, reference: Any) -> None:
-    """Within 2 points of one process with the same epochs and learning rate."""
+    """Within 2 points of one process with the same epochs and learning rate, or better: they make twice the updates.
+
+    Without momentum, which staleness adds to (Mitliagkas et al. 2016, arXiv 1605.09774).
+    """
     measured = taken(2, f"learned/{mode}")
     facts, steps = facts_of(measured), len(measured[0].losses)
     wanted = reference("learning", LEARNING, steps=steps).accuracy
-    assert wanted > 0.85
-    assert measured[0].evaluations[-1].accuracy == pytest.approx(wanted, abs=0.02)
+    assert wanted > 0.9
+    assert measured[0].evaluations[-1].accuracy >= wanted - 0.02
     assert [one.accuracy for one in measured[0].evaluations] == [one.accuracy for one in measured[1].evaluations]
     assert facts["servers"][0]["updates"] == 2 * steps
     assert sum(facts["staleness"]["counts"].values()) == 2 * steps

@@ -205,6 +205,24 @@ def test_a_fast_worker_is_held_at_the_bound(staleness: int) -> None:
     assert counts.updates == 2 * steps
 
 
+@pytest.mark.parametrize("mode", ["sync", "async", "bounded"])
+def test_parameters_under_way_do_not_change(mode: str) -> None:
+    """They are sent without a lock, while other workers' gradients come."""
+    with running(mode, 2, staleness=2) as one:
+        one.server.store.inbox.fill_(1.0)
+        rules = one.server.discipline
+        in_threads(lambda: rules.push(1, 1), lambda: rules.push(0, 1))
+        under_way = rules.pull(0)
+        before = under_way.clone()
+        other = threading.Thread(target=rules.push, args=(1, 2))
+        other.start()
+        time.sleep(0.05)
+        assert torch.equal(under_way, before)
+        rules.push(0, 2)
+        other.join(5)
+        assert not torch.equal(rules.pull(0), before)
+
+
 def test_async_holds_nobody() -> None:
     steps = 12
     with running("async", 2) as one:

@@ -152,7 +152,8 @@ class ParameterServer(Strategy):
         self.remote.pull()
 
     def align(self) -> None:
-        """As for all; and rank 0 notes how busy the servers have been until now."""
+        """As for all; and rank 0 notes what the servers have done until now, when nobody asks them for anything."""
+        super().align()
         if self.place.rank == 0:
             self._begin = self.remote.counts()
         super().align()

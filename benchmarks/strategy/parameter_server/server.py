@@ -194,9 +194,9 @@ class Server:
 
     def _send(self, link: Link, values: Tensor) -> None:
         payload = memory(values)
+        self.load.sent(len(payload))  # before: who has got them may ask for the count at once
         with self.load.busy():
             link.send(Kind.VALUES, payload)
-        self.load.sent(len(payload))
 
 
 def _tell(link: Link, kind: Kind, text: str) -> None:
