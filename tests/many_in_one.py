@@ -16,7 +16,7 @@ from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
 from benchmarks.strategy import Place
 from benchmarks.strategy.single import Single
-from benchmarks.train import Trainer
+from benchmarks.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,7 @@ from benchmarks.precision import Precision
 from benchmarks.strategy import Place, Step, strategies
 from benchmarks.strategy.hogwild import Hogwild, SharedMemory, WholeEpochs
 from benchmarks.supervisor import supervise
-from benchmarks.train import Trainer
+from benchmarks.trainer import Trainer
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import Case, Outcome, take, take_together
 from tests.many_in_one import shares_of_batches, shares_of_epochs, workers_on_one_model
