@@ -31,13 +31,19 @@ class Probe:
         Without steps to measure with, only what is counted.
         """
         measured = self.steps > 0 and self.place.workers > 1 and self.strategy.communicates
-        allreduce_bytes = min(gradient_bytes, _MOST_REDUCED_BYTES)
+        allreduce_bytes = min(self._largest(gradient_bytes), _MOST_REDUCED_BYTES) if measured else None
         return Communication(
             bytes_per_step=self.strategy.bytes_per_step(),
             unsynchronised_step_s=self._unsynchronised(batches) if measured else None,
-            allreduce_bytes=allreduce_bytes if measured else None,
-            allreduce_s=self._allreduce_s(allreduce_bytes) if measured else None,
+            allreduce_bytes=allreduce_bytes,
+            allreduce_s=self._allreduce_s(allreduce_bytes) if allreduce_bytes is not None else None,
         )
+
+    def _largest(self, size: int) -> int:
+        """Of all workers': an all-reduce is of one size, and their parts of the model may differ."""
+        largest = torch.tensor(size, device=self.place.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
 
     def _unsynchronised(self, batches: dict[int, Iterator[Batch]]) -> dict[int, float] | None:
         switch = self.strategy.without_sync()
