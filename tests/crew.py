@@ -39,6 +39,7 @@ class Case:
     steps: int
     count_bytes: bool = False
     slow_hook_s: float = 0.0
+    of_all_ranks: bool = False
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,9 @@ class Outcome:
     step_time_s: float = 0.0
     error: str = ""
     buffers: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    by_rank: list[Outcome] = field(default_factory=list)
+    """All ranks' reports, where the case asks for them."""
 
 
 def take(case: Case, rank: int) -> Outcome:
@@ -86,9 +90,18 @@ def take(case: Case, rank: int) -> Outcome:
         communication=trainer.measure_communication(loader),
         sent_bytes_per_step=_sent_per_step(trainer, loader) if case.count_bytes else 0.0,
         step_time_s=_step_time_s(trainer, loader) if case.slow_hook_s else 0.0,
+        facts=strategy.facts(),
     )
+    if case.of_all_ranks:
+        outcome.by_rank = _outcomes(outcome, run.workers)
     strategy.close()
     return outcome
+
+
+def _outcomes(own: Outcome, workers: int) -> list[Outcome]:
+    outcomes: list[Any] = [None] * workers
+    dist.all_gather_object(outcomes, own)
+    return outcomes
 
 
 def _span_of(steps: int, rank: int) -> StepTimes:

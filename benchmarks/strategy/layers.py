@@ -195,6 +195,8 @@ class Slice(nn.Module):
     def _sent(self, values: Tensor) -> Tensor:
         if self.after and self.after.channels_last:
             values = values.permute(0, 2, 3, 1)
+        if values._is_view():  # such as a flattened one: torch's schedules detach outputs in place, which a view cannot
+            return values.clone(memory_format=torch.contiguous_format)
         return values.contiguous()
 
     @torch.no_grad()
