@@ -92,12 +92,12 @@ def overflow(run: RunConfig, rank: int) -> Seen:
 
 
 def timed(run: RunConfig, rank: int) -> Seen:
-    """Seconds of four steps, each begun by all ranks together."""
+    """Seconds of three steps, each begun by all ranks together."""
     trainer, loader, _ = trainer_of(run, rank)
     batches = loader.endless()
     trainer.step(next(batches))
     seen = Seen(facts=trainer.strategy.facts())
-    for _ in range(4):
+    for _ in range(3):
         batch: Batch = next(batches)
         trainer.strategy.align()
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -325,6 +326,17 @@ def test_batch_norm_sees_one_micro_batch_after_another(name: str, seen: dict[str
     unsplit = look(alone(name), 0)
     apart = largest_difference(gathered(rank.gradients[0] for rank in seen[name]), unsplit.gradients[0])
     assert (apart > 1e-2) == (count > 1), "micro-batches have statistics of their own"
+
+
+def test_replicas_are_evaluated_with_the_averages_of_the_first(tmp_path: Path) -> None:
+    """Two replicas, which have seen different samples; as DistributedDataParallel does it."""
+    run = make(**{**NORM, **pipeline("1f1b", stages=2, micro_batches=2), "workers": 4})
+    ranks = act_together({"norm": (look, run)}, 4, tmp_path / "4")["norm"]
+    for first, second in ((ranks[0], ranks[2]), (ranks[1], ranks[3])):
+        assert largest_difference(first.buffers, second.buffers) > 1e-3
+        assert largest_difference(first.evaluated_buffers, first.buffers) == 0
+        assert largest_difference(second.evaluated_buffers, first.buffers) == 0
+    assert all(torch.equal(rank.logits, ranks[0].logits) for rank in ranks)
 
 
 def test_an_overflow_in_one_stage_skips_the_step_in_all(seen: dict[str, list[Seen]]) -> None:

@@ -69,7 +69,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
 def _pieces(name: str, module: nn.Module) -> Iterator[list[Named]]:
     """What the module is composed of, as lists of modules that stay together."""
     if type(module).forward is nn.Sequential.forward:
-        for child, inner in module.named_children():
+        for child, inner in _children(module):
             yield from _pieces(_below(name, child), inner)
     elif isinstance(module, Layered):
         for child, inner in module.layers_in_order():
@@ -79,6 +79,13 @@ def _pieces(name: str, module: nn.Module) -> Iterator[list[Named]]:
             yield [(_below(name, child), inner) for child, inner in piece]
     else:
         yield [(name, module)]
+
+
+def _children(module: nn.Module) -> Iterator[Named]:
+    """Also a child that stands in several places, which `named_children` tells of once."""
+    for name, child in module._modules.items():
+        if child is not None:
+            yield name, child
 
 
 def _below(name: str, child: str) -> str:
@@ -97,7 +104,7 @@ def _pieces_of_resnet(model: nn.Module) -> Iterator[list[Named]]:
     """As in its forward pass; flattening has no module of its own there."""
     yield [(name, model.get_submodule(name)) for name in ("conv1", "bn1", "relu", "maxpool")]
     for group in ("layer1", "layer2", "layer3", "layer4"):
-        for child, block in model.get_submodule(group).named_children():
+        for child, block in _children(model.get_submodule(group)):
             yield [(f"{group}.{child}", block)]
     yield [("avgpool", model.get_submodule("avgpool")), ("flatten", nn.Flatten()), ("fc", model.get_submodule("fc"))]
 

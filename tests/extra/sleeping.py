@@ -65,5 +65,5 @@ class _SlowGradient(torch.autograd.Function):
 
 
 def _slow_gradient(values: Tensor, sleep_s: float) -> Tensor:
-    slow: Tensor = _SlowGradient.apply(values, sleep_s)  # type: ignore[no-untyped-call]
+    slow: Tensor = _SlowGradient.apply(values, sleep_s)
     return slow
