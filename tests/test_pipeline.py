@@ -364,8 +364,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"strategy.micro_batches": 2, "strategy.micro_batch_size": 8}, "one of them follows from the other"),
     ({"strategy.micro_batches": 0}, "a whole number of parts, from 1"),
     ({"strategy.micro_batches": 2.5}, "a whole number of parts, from 1"),
-    ({"strategy.micro_batch_size": 0}, "a whole number of samples, from 1"),
-    ({"strategy.micro_batches": 33}, "one sample of the replica's share at least"),
+    ({"strategy.micro_batch_size": 1}, "a whole number of samples, from 2"),
+    ({"strategy.micro_batches": 17}, "two samples of the replica's share in each micro-batch"),
     ({"strategy.micro_batch_size": 33}, "a part of the replica's share"),
     ({"strategy.micro_batches": 1}, "1f1b fills all stages before its first backward pass"),
     ({"strategy.schedule": "zero_bubble", "strategy.micro_batches": 5}, "in equal rounds"),
@@ -385,6 +385,6 @@ def test_what_cannot_be_is_refused_with_the_reason(make_run: MakeRun, settings: 
 def test_what_just_fits_is_allowed(make_run: MakeRun) -> None:
     make_run(workers=3, strategy="pipeline")
     make_run(workers=4, strategy="pipeline", strategy__stages=2)
-    make_run(workers=2, strategy="pipeline", strategy__micro_batches=32)
+    make_run(workers=2, strategy="pipeline", strategy__micro_batches=16)
     make_run(workers=2, strategy="pipeline", strategy__micro_batch_size=32)
     make_run(workers=2, strategy="pipeline", strategy__schedule="zero_bubble", strategy__micro_batches=6)

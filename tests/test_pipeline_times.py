@@ -51,7 +51,7 @@ EXACT: list[tuple[int, str, int, int, float]] = [
     (4, "interleaved_1f1b", 8, 2, 3 / 2),
 ]
 # Qi et al. 2023, where forward passes and both gradients take a third each: S - 1 thirds (section 2.3), and with zbv
-# (section 6) only that the last worker waits for its first micro-batch, for S - 1 forward passes of half a worker's work.
+# (section 6) only that the last worker waits for its first micro-batch: S - 1 forward passes of half a worker's layers.
 ZERO_BUBBLE: list[tuple[int, str, int, int, float]] = [
     (2, "zero_bubble", 6, 1, 1 / 3),
     (4, "zero_bubble", 8, 1, 3 / 3),

@@ -20,7 +20,7 @@ from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
 from benchmarks.strategy.averaging import GradientAverage
 from benchmarks.strategy.balance import measured_costs_s, partition
 from benchmarks.strategy.layers import Boundary, Layer, Part, Slice, layers_of
-from benchmarks.strategy.schedules import BatchLoss, MicroBatches, Plan
+from benchmarks.strategy.schedules import BatchLoss, MicroBatches, Plan, unwrapped
 from benchmarks.strategy.traffic import size_bytes, traffic_of
 
 
@@ -136,9 +136,10 @@ class Pipeline(Strategy):
         first, last = self._holds(0), self._holds(self.plan.stages - 1)
         filled = micro_batches.fill(batch) if first or last else batch
         self.loss.begin(batch)
-        self._schedules[micro_batches].step(
-            *([filled.inputs] if first else []), **({"target": filled.targets} if last else {})
-        )
+        with unwrapped():
+            self._schedules[micro_batches].step(
+                *([filled.inputs] if first else []), **({"target": filled.targets} if last else {})
+            )
         if self.average:
             self.average()
         return self.loss.mean()

@@ -6,7 +6,8 @@ are of one size, and a batch that they do not divide is filled up with samples t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,10 +119,10 @@ class Plan:
         elif self.micro_batches is not None:
             count = self.micro_batches
         else:
-            count = max(1, min(4 * self.workers, self.full_samples))
+            count = max(1, min(4 * self.workers, self.full_samples // 2))
         while not self.kind.allows(count, self.workers):
             count += 1
-        return MicroBatches(count=count, size=-(-samples // count))
+        return MicroBatches(count=count, size=max(2, -(-samples // count)))  # batch norm needs two samples
 
     def make(self, stages: list[Any], micro_batches: int, loss: Callable[..., Any]) -> Any:
         """torch's schedule of this worker's stages. Losses are sums, so gradients are, too."""
@@ -175,3 +176,14 @@ class BatchLoss:
     def mean(self) -> Tensor:
         """Of all micro-batches since `begin`; 0 where no loss was computed."""
         return self.total / self.samples
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Within: an error in a stage is raised as what it was, such as no memory left; torch makes a RuntimeError of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from error
