@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
-from benchmarks.data.batches import Batch, Loader
+from benchmarks.data.batches import Loader
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Trainer
 
@@ -39,7 +40,7 @@ class Seen:
     before: dict[str, Tensor] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
     scale: float = 0.0
-    step_s: list[float] = field(default_factory=list)
+    step_s: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,19 +92,21 @@ def overflow(run: RunConfig, rank: int) -> Seen:
     return seen
 
 
-def timed(run: RunConfig, rank: int) -> Seen:
-    """Seconds of three steps, each begun by all ranks together."""
+def timed(run: RunConfig, rank: int, *, enough_s: float) -> Seen:
+    """The time of a step that sleeps: the shortest, since whatever else the machine does only adds to it.
+
+    Steps are taken until one is as short as `enough_s`, but no more than twelve.
+    """
     trainer, loader, _ = trainer_of(run, rank)
-    batches = loader.endless()
-    trainer.step(next(batches))
-    seen = Seen(facts=trainer.strategy.facts())
-    for _ in range(3):
-        batch: Batch = next(batches)
+    seen = Seen(facts=trainer.strategy.facts(), step_s=float("inf"))
+    batches = islice(loader.endless(), 12)
+    while seen.step_s > enough_s and (batch := next(batches, None)) is not None:
         trainer.strategy.align()
         started = time.perf_counter()
         trainer.step(batch)
-        trainer.strategy.align()  # the step is over when it is on the slowest rank
-        seen.step_s.append(time.perf_counter() - started)
+        step_s = torch.tensor(time.perf_counter() - started)
+        dist.all_reduce(step_s, op=dist.ReduceOp.MAX)  # the step is over when it is on the slowest rank
+        seen.step_s = min(seen.step_s, float(step_s))
     return seen
 
 

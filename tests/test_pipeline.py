@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.config import RunConfig
 from benchmarks.errors import ConfigError
+from benchmarks.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import Case, Outcome, take, take_together
 from tests.pipeline_crew import Seen, act_together, look, overflow, trainer_of
@@ -343,6 +344,21 @@ def test_an_overflow_in_one_stage_skips_the_step_in_all(seen: dict[str, list[See
     for rank in seen["overflow"]:
         assert largest_difference(rank.before, rank.after) == 0
         assert rank.scale == 2**15, "the scaler begins with 2**16"
+
+
+@pytest.mark.parametrize("strategy", ["model_parallel", "pipeline"])
+def test_the_record_counts_each_sample_once(make_run: MakeRun, tmp_path: Path, strategy: str) -> None:
+    run = make_run(workers=2, strategy=strategy, global_batch=64, epochs=1, steps=None)
+    record = supervise(run, tmp_path)
+    assert record is not None
+    assert record.status == "ok", record.reason
+    assert record.window is not None
+    assert record.window.samples == [64] * 22 + [1437 % 64]
+    assert record.window.spans[0].samples_by_rank == [0, 1437]
+    assert all(loss is not None and 0 < loss < 10 for loss in record.window.loss)
+    assert record.strategy_facts["micro_batches"] == (1 if strategy == "model_parallel" else 8)
+    assert record.communication is not None
+    assert record.communication.bytes_per_step == 2 * 64 * 512 * 4 / 2
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

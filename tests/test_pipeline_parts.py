@@ -165,9 +165,8 @@ def test_a_partition_needs_a_layer_for_each_part() -> None:
 def test_costs_are_the_layers_times_and_leave_no_trace(make_run: MakeRun) -> None:
     """The first layer sleeps 30 ms for 10 samples, the others 10 ms; whatever else the machine does only adds."""
     make_run(workload="sleeping")
-    model = build(
-        Variant(name="sleeping", options={"sleeping_layers": 4, "sample_ms": 1.0, "first_factor": 3.0}), IMAGE
-    )
+    defaults = variant_file("workload", "sleeping").defaults
+    model = build(Variant(name="sleeping", options={**defaults, "first_factor": 3.0}), IMAGE)
     layers = layers_of(nn.Sequential(ToFloat(torch.contiguous_format), model))
     costs = measured_costs_s(layers, images(10), CPU)
     assert costs == [pytest.approx(wanted, rel=0.3, abs=0.005) for wanted in (0.03, 0.01, 0.01, 0.01)]

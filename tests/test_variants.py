@@ -43,6 +43,8 @@ COMPOSED_WITH: dict[str, list[str]] = {
     "dbs": ["workers=2", "steps=null", "epochs=2"],
     "growing": ["steps=null", "epochs=2"],
     "noise": ["steps=null", "epochs=2"],
+    "model_parallel": ["workers=2"],
+    "pipeline": ["workers=2"],
 }
 ENTRIES = [(axis, name) for axis in VARIANT_AXES for name in names_on(axis)]
 

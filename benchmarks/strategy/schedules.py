@@ -180,10 +180,10 @@ class BatchLoss:
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Within: an error in a stage is raised as what it was, such as no memory left; torch makes a RuntimeError of it."""
+    """Within: an error in a stage is raised as what it was, such as no memory left: torch wraps it."""
     try:
         yield
     except RuntimeError as error:
         if error.__cause__ is None:
             raise
-        raise error.__cause__ from error
+        raise error.__cause__ from None

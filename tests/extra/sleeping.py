@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import Any
 
@@ -14,11 +13,14 @@ from benchmarks.workload import ImageShape, workloads
 
 
 @workloads.register("sleeping")
-def sleeping(image: ImageShape, *, sleeping_layers: int, sample_ms: float, first_factor: float) -> nn.Module:
+def sleeping(
+    image: ImageShape, *, sleeping_layers: int, sample_ms: float, call_ms: float, first_factor: float
+) -> nn.Module:
     """Layers of equal times, but for the first one's factor; then as many features as there are classes."""
     features = image.channels * image.size**2
-    times = [sample_ms / 1e3 * factor for factor in itertools.chain([first_factor], [1.0] * (sleeping_layers - 1))]
-    return nn.Sequential(nn.Flatten(), *[_Sleeping(features, time_s) for time_s in times], _First(image.classes))
+    factors = [first_factor, *[1.0] * (sleeping_layers - 1)]
+    layers = [_Sleeping(features, factor * sample_ms / 1e3, call_ms / 1e3) for factor in factors]
+    return nn.Sequential(nn.Flatten(), *layers, _First(image.classes))
 
 
 class _Sleeping(nn.Module):
@@ -27,13 +29,13 @@ class _Sleeping(nn.Module):
     A third of its time goes to the forward pass, one to the gradient of its inputs, one to that of its factors.
     """
 
-    def __init__(self, features: int, sample_s: float) -> None:
+    def __init__(self, features: int, sample_s: float, call_s: float) -> None:
         super().__init__()
         self.factors = Parameter(torch.ones(features))
-        self.sample_s = sample_s
+        self.sample_s, self.call_s = sample_s, call_s
 
     def forward(self, inputs: Tensor) -> Tensor:
-        third_s = self.sample_s * len(inputs) / 3
+        third_s = (self.sample_s * len(inputs) + self.call_s) / 3
         time.sleep(third_s)
         factors_s = third_s
         if inputs.requires_grad:
