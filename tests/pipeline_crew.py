@@ -20,7 +20,7 @@ from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Loader
 from benchmarks.strategy import Place, strategies
-from benchmarks.train import Trainer
+from benchmarks.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from benchmarks.precision import precisions
 from benchmarks.strategy.balance import measured_costs_s, partition
 from benchmarks.strategy.layers import Part, Slice, layers_of
 from benchmarks.strategy.schedules import IGNORED, SCHEDULES, BatchLoss, MicroBatches, Plan, unwrapped
-from benchmarks.train import ToFloat
+from benchmarks.trainer import ToFloat
 from benchmarks.variants import variant_file
 from benchmarks.workload import ImageShape, build, workloads
 from tests.conftest import MakeRun
