@@ -39,6 +39,14 @@ def replicas_equal(copies: Copies) -> Check:
     Each tensor is reduced to two 64-bit sums: of its bytes, and of its bytes weighted by position. Ranks compare
     the sums.
     """
+    differences = [_difference(part) for part in (copies, *copies.others)]
+    differ = "; ".join(text for text in differences if text)
+    ranks = dist.get_process_group_ranks(copies.group or dist.group.WORLD)
+    return Check(name="replicas_equal", passed=not differ, detail=differ or f"equal on {len(ranks)} ranks")
+
+
+def _difference(copies: Copies) -> str:
+    """On which ranks of the group the tensors differ from its first rank's; nothing where they are equal."""
     sums = torch.stack([_fingerprint(tensor.detach()) for tensor in copies.tensors]).cpu()
     if dist.is_initialized() and dist.get_backend() == "nccl":
         sums = sums.cuda()
@@ -46,9 +54,7 @@ def replicas_equal(copies: Copies) -> Check:
     gathered = [torch.empty_like(sums) for _ in ranks]
     dist.all_gather(gathered, sums, group=copies.group)
     different = [rank for rank, other in zip(ranks, gathered, strict=True) if not torch.equal(other, gathered[0])]
-    differ = f"parameters differ from rank {ranks[0]}'s on ranks {different}"
-    detail = differ if different else f"equal on {len(ranks)} ranks"
-    return Check(name="replicas_equal", passed=not different, detail=detail)
+    return f"parameters differ from rank {ranks[0]}'s on ranks {different}" if different else ""
 
 
 def _fingerprint(values: torch.Tensor) -> torch.Tensor:

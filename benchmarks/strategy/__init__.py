@@ -42,6 +42,8 @@ class Copies:
     tensors: Sequence[Tensor]
     group: dist.ProcessGroup | None = None
     """None is all workers."""
+    others: Sequence[Copies] = ()
+    """What must be equal on the ranks of other groups."""
 
 
 class Strategy(ABC):

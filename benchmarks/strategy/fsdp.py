@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -50,13 +50,13 @@ class Fsdp(Strategy):
         shape = (self.place.nodes, self.place.workers // self.place.nodes) if self.hybrid else (self.place.workers,)
         names = ("replicate", "shard")[-len(shape) :]
         self.mesh = init_device_mesh(self.place.device.type, shape, mesh_dim_names=names)
-        policy, kept_wide = _policy(model, precision.dtype)
+        policy, kept_wide = short_format_policy(model, precision.dtype)
         for parameter in model.parameters():
-            numbers = _padded_numbers(parameter, shape[-1])
+            numbers = padded_numbers(parameter, shape[-1])
             short = policy.param_dtype is not None and parameter not in kept_wide
             self.numbers += numbers
             self.gathered_bytes += numbers * (precision.dtype if short else parameter.dtype).itemsize
-        for module in [*_groups(model, self.group_bytes), model]:
+        for module in [*groups(model, self.group_bytes), model]:
             fully_shard(module, mesh=self.mesh, reshard_after_forward=self.reshard_after_forward, mp_policy=policy)
         self.model = model
         return model
@@ -91,7 +91,7 @@ class Fsdp(Strategy):
         return [parameter for parameter in self.model.parameters() if isinstance(parameter, DTensor)]
 
 
-def _policy(model: nn.Module, dtype: torch.dtype) -> tuple[MixedPrecisionPolicy, set[Parameter]]:
+def short_format_policy(model: nn.Module, dtype: torch.dtype) -> tuple[MixedPrecisionPolicy, set[Parameter]]:
     """In which format parameters are gathered, and those that stay as they are.
 
     Batch norm's do, since they must match its running averages. torch before 2.15 cannot make an exception of them: it
@@ -109,7 +109,7 @@ def _policy(model: nn.Module, dtype: torch.dtype) -> tuple[MixedPrecisionPolicy,
     return policy, kept_wide
 
 
-def _groups(model: nn.Module, group_bytes: float) -> Iterator[nn.Module]:
+def groups(model: nn.Module, group_bytes: float) -> Iterator[nn.Module]:
     """Modules below the model, from the bottom up, whose parameters in no group yet amount to `group_bytes`."""
     grouped: set[Parameter] = set()
     for module in reversed([module for module in model.modules() if module is not model]):
@@ -122,7 +122,7 @@ def _groups(model: nn.Module, group_bytes: float) -> Iterator[nn.Module]:
             yield module
 
 
-def _padded_numbers(parameter: Parameter, shards: int) -> int:
+def padded_numbers(parameter: Tensor, shards: int) -> int:
     """Numbers in a parameter's shards, each of which has as many rows as the largest."""
     rows = parameter.shape[0]
     return -(-rows // shards) * shards * (parameter.numel() // rows)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from benchmarks.data.batches import Batch
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
+from benchmarks.strategy.buckets import parts
 from benchmarks.strategy.traffic import traffic_of
 
 
@@ -47,7 +48,7 @@ class Zero1(Strategy):
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), 0)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.buckets = [Bucket(part, self.place) for part in _parts(trained[::-1], self.bucket_bytes)]
+        self.buckets = [Bucket(part, self.place) for part in parts(trained[::-1], self.bucket_bytes)]
         for bucket in self.buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(self._collector(bucket))
@@ -213,18 +214,3 @@ class ShardedStep(Step):
         self.share()
         self.after_backward()
         return loss
-
-
-def _parts(parameters: list[Parameter], bucket_bytes: float) -> Iterator[list[Parameter]]:
-    """Consecutive parameters that fill a bucket; one that is larger has a bucket of its own."""
-    part: list[Parameter] = []
-    size = 0
-    for parameter in parameters:
-        own = parameter.numel() * parameter.element_size()
-        if part and size + own > bucket_bytes:
-            yield part
-            part, size = [], 0
-        part.append(parameter)
-        size += own
-    if part:
-        yield part
