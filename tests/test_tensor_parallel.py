@@ -31,11 +31,11 @@ from tests.crew import CPU, Case, Outcome, take
 from tests.test_strategies import OPTIMIZERS, STEPS, distance, largest_difference
 from tests.test_strategies import make as make_mlp
 
-# 26,506 parameters, of which 8 x 4 matrices' and 4 biases' worth in 2 blocks can be cut.
+# Four tokens. In each of two blocks, tensor parallelism cuts attention and MLP, but for what they add in the end.
 VIT: dict[str, Any] = {f"workload.{key}": value for key, value in {"hidden_size": 32, "depth": 2, "heads": 4}.items()}
-VIT |= {"workload": "vit", "workload.mlp_ratio": 2}
+VIT |= {"workload": "vit", "workload.mlp_ratio": 2, "workload.patch_size": 4}
 CUT = 2 * (3 * (32 * 32 + 32) + 32 * 32 + (32 * 64 + 64) + 64 * 32)
-WHOLE = (4 * 32 + 32 + 16 * 32) + 2 * (2 * 64 + 32 + 32) + (64 + 32 * 10 + 10)
+WHOLE = (16 * 32 + 32 + 4 * 32) + 2 * (2 * 64 + 32 + 32) + (64 + 32 * 10 + 10)
 
 TENSOR: dict[str, dict[str, Any]] = {
     "tensor": {},
@@ -89,7 +89,7 @@ class Look:
 
     facts: dict[str, Any]
     collectives: list[dict[str, int]]
-    """Of activations, in the forward and the backward pass."""
+    """Of activations, in the forward and the backward pass, and in an evaluation's forward pass."""
     logits_apart: float
     """The largest difference from the uncut model's."""
     gradients_apart: float
@@ -116,6 +116,8 @@ def look(run: RunConfig, rank: int) -> Look:
         logits = trainer.bare_model(batch.inputs)
     with CommDebugMode() as backward:
         (trainer.loss(logits, batch.targets) * batch.weight).backward()
+    with CommDebugMode() as evaluation:
+        evaluate(trainer, batch.inputs)
     strategy._complete()
     everything = next(alone.make_loader(dataset.train, global_batch=17, seed=run.seed).endless())
     wanted = whole(everything.inputs)
@@ -123,7 +125,7 @@ def look(run: RunConfig, rank: int) -> Look:
     part = strategy.division.part(17)
     return Look(
         facts=strategy.facts(),
-        collectives=[counts(forward), counts(backward)],
+        collectives=[counts(forward), counts(backward), counts(evaluation)],
         logits_apart=float((logits - wanted[part]).detach().abs().max()),
         gradients_apart=gradients_apart(strategy, whole),
         cut_bytes=gathered(storage_bytes(trainer.bare_model, strategy.cut)),
@@ -131,6 +133,12 @@ def look(run: RunConfig, rank: int) -> Look:
         shares=list(zip(gathered(part.start), gathered(part.stop), strict=True)),
         alarms={name: alarms(trainer, name) for name in ("projection.weight", "query.weight", "attention.output.bias")},
     )
+
+
+@torch.inference_mode()
+def evaluate(trainer: Trainer, inputs: Tensor) -> None:
+    with trainer.strategy.evaluating(trainer.bare_model):
+        trainer.strategy.predict(trainer.bare_model, inputs)
 
 
 def counts(mode: CommDebugMode) -> dict[str, int]:
@@ -230,9 +238,8 @@ def proof(model_name: str, sequence: bool) -> dict[str, tuple[bool, bool, bool, 
     for one in (model, whole):
         one(inputs).square().sum().backward()
     found = {}
-    near = 1e-5 * max(
-        float(parameter.grad.abs().max()) for parameter in whole.parameters() if parameter.grad is not None
-    )
+    gradients = [parameter.grad.flatten() for parameter in whole.parameters() if parameter.grad is not None]
+    near = 1e-5 * float(torch.cat(gradients).abs().max())
     for name, parameter in model.named_parameters():
         wanted = whole.get_parameter(name).grad
         assert parameter.grad is not None
@@ -320,8 +327,7 @@ def test_the_same_model_as_one_process(
     assert largest_difference(result.parameters, wanted.parameters) < 1e-5
     assert largest_difference(result.parameters, start) > 5e-3, "ten steps must have moved the parameters"
     assert result.accuracy == wanted.accuracy
-    assert all(result.checks)
-    assert result.checks
+    assert result.checks == ([] if name == "fsdp" else [True])
 
 
 @pytest.mark.parametrize("precision", SHORT)
@@ -358,7 +364,7 @@ def test_activations_travel_as_often_as_the_papers_say(workers: int, name: str, 
         each = {"all_gather_into_tensor": 4 + 1, "reduce_scatter_tensor": 4}
     else:
         each = {"all_reduce": 4}
-    assert crew(workers).looks[name].collectives == [each, each]
+    assert crew(workers).looks[name].collectives == [each, each, each]
 
 
 @pytest.mark.parametrize(("workers", "name"), ALL)
@@ -370,7 +376,7 @@ def test_each_worker_holds_its_part(workers: int, name: str, crew: Any, referenc
     assert found.cut_bytes == [4 * CUT // degree // shards] * workers
     facts = {"mesh": {"data": workers // degree, "tensor": degree}, "degree": degree, "replicas": workers // degree}
     assert found.facts == facts | {
-        "tokens": 16,
+        "tokens": 4,
         "cut_parameters": 2 * (3 * 2 + 1 + 2 + 1),
         "whole_parameters": 3 + 2 * (4 + 1 + 1) + 4,
         "cut_bytes_per_worker": 4 * CUT // degree,
@@ -418,8 +424,8 @@ def test_the_formula_counts_what_the_operating_system_sends(workers: int, name: 
 
 
 def test_bytes_per_step_by_hand(crew: Any) -> None:
-    """A batch of 284 x 16 tokens x 32 numbers of 4 bytes is a message, of which four regions send two each."""
-    message = 284 * 16 * 32 * 4
+    """A batch of 284 x 4 tokens x 32 numbers of 4 bytes is a message, of which four regions send two each."""
+    message = 284 * 4 * 32 * 4
     two, four = crew(2).outcomes, crew(4).outcomes
     assert two["tensor/bytes_fp32"].communication.bytes_per_step == 8 * message
     assert four["tensor/bytes_fp32"].communication.bytes_per_step == 8 * message * 3 // 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -147,6 +148,16 @@ class TensorParallel(Strategy):
         elif self.mean:
             sent += between.all_reduce(self.mean.size_bytes)
         return round(sent)
+
+    @contextmanager
+    def evaluating(self, _model: nn.Module, /) -> Iterator[None]:
+        """Without gradients, but not in inference mode.
+
+        There a linear layer is one operation to DTensors, and they would send its weights or inputs around in place of
+        its outputs.
+        """
+        with torch.inference_mode(mode=False), torch.no_grad():
+            yield
 
     def copies(self, _model: nn.Module, /) -> Copies:
         """What is held whole, on a replica's workers; and each worker's part of the rest, on all replicas.
