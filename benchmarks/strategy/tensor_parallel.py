@@ -198,7 +198,7 @@ class TensorParallel(Strategy):
             self.numbers += numbers
             self.gathered_bytes += numbers * (precision.dtype if short else parameter.dtype).itemsize
         for module in [*groups(model, self.group_bytes), model]:
-            fully_shard(module, mesh=self.mesh["data"], mp_policy=policy)
+            fully_shard(module, mesh=self.mesh["data"], reshard_after_forward=True, mp_policy=policy)
 
     def _complete(self) -> None:
         """After the backward pass: every gradient is whole and averaged, and where the optimiser looks for it."""
