@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.multiprocessing.spawn import start_processes
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.config import RunConfig
 from benchmarks.data import load
@@ -24,9 +25,11 @@ from benchmarks.errors import ImpossibleRunError
 from benchmarks.strategy import Place, strategies
 from benchmarks.strategy.tensor_parallel import TensorParallel
 from benchmarks.strategy.tensor_plan import cut, local, partial_sums
+from benchmarks.supervisor import supervise
 from benchmarks.train import Trainer
 from benchmarks.workload import ImageShape
 from benchmarks.workload.transformer import vit
+from tests.conftest import MakeRun
 from tests.crew import CPU, Case, Outcome, take
 from tests.test_strategies import OPTIMIZERS, STEPS, distance, largest_difference
 from tests.test_strategies import make as make_mlp
@@ -403,7 +406,9 @@ def test_each_worker_holds_its_part(workers: int, name: str, crew: Any, referenc
         numbers = 2 if optimizer == "adam" else 1
         assert reference(optimizer).state_bytes == [4 * numbers * (CUT + WHOLE)]
         states = crew(workers).outcomes[f"{name}/{optimizer}"].state_bytes
-        assert states == pytest.approx([4 * numbers * (CUT / degree + WHOLE) / shards] * workers, rel=0.01)
+        each = 4 * numbers * (CUT // degree + WHOLE) / shards
+        assert states == pytest.approx([each] * workers, rel=0.02), "fully_shard divides by whole rows"
+        assert sum(states) == each * workers
 
 
 @pytest.mark.parametrize(("workers", "name"), ALL)
@@ -457,8 +462,6 @@ def test_nothing_can_be_switched_off(crew: Any) -> None:
 
 T = {"strategy": "tensor_parallel"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({**T, "workload": "resnet18"}, "attention is shared by heads, and this workload has none"),
-    ({**T, "workload": "mlp"}, "attention is shared by heads, and this workload has none"),
     ({**T, "workers": 1}, "one worker has nobody to share a layer with"),
     ({**T, "strategy.degree": 1}, "a whole number of workers from 2"),
     ({**T, "strategy.degree": 2.5, "workers": 5}, "a whole number of workers from 2"),
@@ -478,6 +481,55 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_is_refused_with_the_reason(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ImpossibleRunError, match=reason):
         make(**{"workers": 4, "global_batch": 20, **settings})
+
+
+@pytest.mark.parametrize("workload", ["resnet18", "lenet", "mlp"])
+def test_a_workload_without_heads(make_run: MakeRun, workload: str) -> None:
+    with pytest.raises(ImpossibleRunError, match="attention is shared by heads, and this workload has none"):
+        make_run(workers=2, **T, workload=workload)
+
+
+OWN_TRUNK = Line(nn.Linear(8, 8))
+BUILT: list[tuple[dict[str, Any], nn.Module, tuple[int, ...], str]] = [
+    ({"sequence": True}, vision_model(), (1, 1, 16, 16), "the model's 16 tokens cannot be shared equally by degree=3"),
+    ({}, nn.Sequential(nn.Dropout(0.1), own_model()), (4, 8), "the model has dropout"),
+    ({}, nn.Sequential(OWN_TRUNK), (4, 8), "names no layers that can be cut"),
+    ({}, nn.Linear(8, 8), (4, 8), "names no layers that can be cut"),
+]
+
+
+@pytest.mark.parametrize(("options", "model", "shape", "reason"), BUILT)
+def test_what_only_the_model_knows(
+    options: dict[str, Any], model: nn.Module, shape: tuple[int, ...], reason: str
+) -> None:
+    defaults = {"degree": None, "data": "ddp", "sequence": False, "bucket_mb": 25.0, "group_mb": 4.0}
+    strategy = TensorParallel(Place(rank=0, workers=3, device=CPU), **{**defaults, **options})
+    with pytest.raises(ImpossibleRunError, match=reason):
+        strategy.take_part(model, torch.zeros(shape))
+
+
+def test_a_layer_that_cannot_be_shared() -> None:
+    """As one of three workers: nothing is sent before it is refused."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=3)
+    try:
+        mesh = init_device_mesh("cpu", (3,))
+        with pytest.raises(ImpossibleRunError, match="degree=3: cannot share the 16 outputs of the layer inner"):
+            cut(own_model(), mesh, sequence=False, dtype=torch.float32)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_the_record_says_how_it_was_cut(make_run: MakeRun, tmp_path: Path) -> None:
+    keys = {key.replace(".", "__"): value for key, value in VIT.items()}
+    run = make_run(**{**keys, **T, "workers": 2, "strategy__sequence": True, "channels_last": True})
+    record = supervise(run, tmp_path)
+    assert record is not None
+    assert record.status == "ok", record.reason
+    assert record.strategy_facts["mesh"] == {"data": 1, "tensor": 2}
+    assert record.window is not None
+    assert record.window.spans[0].samples_by_rank == [5 * 32, 0]
+    assert record.window.exposed_comm_s is None
+    assert all(check.passed for check in record.sanity)
 
 
 def test_an_optimiser_that_looks_at_whole_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
