@@ -26,7 +26,7 @@ from benchmarks.strategy import Place, strategies
 from benchmarks.strategy.tensor_parallel import TensorParallel
 from benchmarks.strategy.tensor_plan import cut, local, partial_sums
 from benchmarks.supervisor import supervise
-from benchmarks.train import Trainer
+from benchmarks.trainer import Trainer
 from benchmarks.workload import ImageShape
 from benchmarks.workload.transformer import vit
 from tests.conftest import MakeRun
