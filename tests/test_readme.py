@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.variants import VARIANT_AXES, names_on
+from benchmarks.variants import CONF_DIR, VARIANT_AXES, names_on
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text()
@@ -80,7 +80,8 @@ def test_links_lead_somewhere(name: str, text: str) -> None:
 @pytest.mark.parametrize("axis", [*VARIANT_AXES, "sweep"])
 def test_every_entry_is_listed(axis: str) -> None:
     for name in names_on(axis):
-        assert f"`{name}`" in README or name == "faulty", f"{axis} {name} is missing in the README"
+        own = (CONF_DIR / axis / f"{name}.yaml").exists()  # the tests' own workloads need no line
+        assert f"`{name}`" in README or not own, f"{axis} {name} is missing in the README"
 
 
 def test_every_make_target_explains_itself() -> None:

@@ -45,6 +45,7 @@ COMPOSED_WITH: dict[str, list[str]] = {
     "noise": ["steps=null", "epochs=2"],
     "model_parallel": ["workers=2"],
     "pipeline": ["workers=2"],
+    "tensor_parallel": ["workers=2", "workload=vit"],
 }
 ENTRIES = [(axis, name) for axis in VARIANT_AXES for name in names_on(axis)]
 

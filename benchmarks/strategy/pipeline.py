@@ -17,8 +17,8 @@ from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
-from benchmarks.strategy.averaging import GradientAverage
 from benchmarks.strategy.balance import measured_costs_s, partition
+from benchmarks.strategy.buckets import GradientAverage
 from benchmarks.strategy.layers import Boundary, Layer, Part, Slice, layers_of
 from benchmarks.strategy.schedules import BatchLoss, MicroBatches, Plan, unwrapped
 from benchmarks.strategy.traffic import size_bytes, traffic_of
