@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from analysis import metrics
@@ -220,7 +220,7 @@ def _measure(record: Record) -> Measured:
         epoch_time_s=metrics.epoch_time_s(wall, epochs) if type(epochs) is int and epochs > 0 else None,
         accuracy=record.evaluation[-1].accuracy if record.evaluation else None,
         straggler_ratio=metrics.straggler_ratio([rank.own_time_s for rank in record.ranks]),
-        exposed_comm_s=median(record.window.exposed_comm_s) if record.window.exposed_comm_s else None,
+        exposed_comm_s=fmean(record.window.exposed_comm_s) if record.window.exposed_comm_s else None,
         bytes_per_step=record.communication.bytes_per_step if record.communication else None,
         peak_memory_bytes=_peak_bytes(record.memory) if record.memory else None,
     )

@@ -65,8 +65,8 @@ class Point(msgspec.Struct, kw_only=True):
     exposed_comm_s: Annotated[
         float | None,
         Meta(
-            description="Median over repeats and steps of the time that a step takes longer than without gradient "
-            "synchronisation; null where the strategy cannot do without. Noise can make it negative."
+            description="Median over repeats of the time that a step takes longer than without synchronisation: of all "
+            "steps together, over their number, since some strategies communicate in few steps only; null where the strategy cannot do without. Noise can make it negative."
         ),
     ]
     bytes_per_step: Annotated[

@@ -275,9 +275,9 @@ def test_series_are_sorted_and_numbered(tmp_path: Path) -> None:
 
 
 def test_communication_of_the_median_repeat(tmp_path: Path) -> None:
-    """Two repeats with medians of 2 and 4 ms exposed over their steps; a strategy that cannot say has none."""
+    """Two repeats with means of 2 and 4 ms, one of which only in some steps; a strategy that cannot say has none."""
     records = []
-    for repeat, exposed in enumerate(([0.001, 0.002, 0.1, 0.002], [0.004, 0.004, -0.1, 0.004])):
+    for repeat, exposed in enumerate(([0.0, 0.0, 0.0, 0.008], [0.004, 0.005, 0.003, 0.004])):
         record = synthetic.record(synthetic.config(2, repeat=repeat))
         assert record.window is not None
         record.window.exposed_comm_s = exposed
