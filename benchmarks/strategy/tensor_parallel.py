@@ -101,6 +101,7 @@ class TensorParallel(Strategy):
             self.mean = GradientMean(list(model.parameters()), self.mesh.get_group("data"), self.bucket_bytes)
         if self.shards_over_replicas:
             self._shard_over_replicas(model, precision)
+        self.summed = self._summed()
         return model
 
     def make_optimizer(self, make: Callable[[Iterable[Parameter]], Optimizer], _model: nn.Module, /) -> Optimizer:
@@ -131,7 +132,7 @@ class TensorParallel(Strategy):
         these are an all-gather and a reduce-scatter each, which gloo makes an all-reduce of; and the trunk all-gathers
         its output and its input's gradient. Activations count in the format in which regions compute.
 
-        After the backward pass the replica's workers all-reduce the gradients of `_summed`. Between replicas, what a
+        After the backward pass the workers of a replica all-reduce the gradients of `_summed`. Between replicas, what a
         worker holds is all-reduced; or, with fsdp, gathered twice and reduce-scattered as in `Fsdp.bytes_per_step`.
         """
         inside, between = traffic_of(self.mesh.get_group("tensor")), traffic_of(self.mesh.get_group("data"))
@@ -142,7 +143,7 @@ class TensorParallel(Strategy):
             sent += 2 * inside.all_gather(numbers * self.stream_dtype.itemsize)
         else:
             sent = 2 * inside.all_reduce(regions_output)
-        sent += inside.all_reduce(size_bytes(local(parameter) for _, parameter in self._summed()))
+        sent += inside.all_reduce(size_bytes(local(parameter) for _, parameter in self.summed))
         if self.shards_over_replicas:
             sent += 2 * between.all_gather(self.gathered_bytes) + between.reduce_scatter(self.numbers * 4)
         elif self.mean:
@@ -210,7 +211,7 @@ class TensorParallel(Strategy):
                 elif held is not parameter and parameter.grad is not None:
                     held.grad, parameter.grad = local(parameter.grad), None
         gradients = []
-        for name, parameter in self._summed():
+        for name, parameter in self.summed:
             gradient = (parameter if self.shards_over_replicas else self.held[parameter]).grad
             if gradient is not None:
                 gradients.append(local(gradient) if name in self.partial else local(gradient).div_(self.degree))
