@@ -23,6 +23,7 @@ from benchmarks.config import RunConfig
 from benchmarks.data import load
 from benchmarks.errors import ImpossibleRunError
 from benchmarks.strategy import Place, strategies
+from benchmarks.strategy.buckets import GradientMean
 from benchmarks.strategy.tensor_parallel import TensorParallel
 from benchmarks.strategy.tensor_plan import cut, local, partial_sums
 from benchmarks.supervisor import supervise
@@ -515,6 +516,19 @@ def test_a_layer_that_cannot_be_shared() -> None:
         mesh = init_device_mesh("cpu", (3,))
         with pytest.raises(ImpossibleRunError, match="degree=3: cannot share the 16 outputs of the layer inner"):
             cut(own_model(), mesh, sequence=False, dtype=torch.float32)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_parameter_that_a_step_does_not_use_is_sent_as_zeros() -> None:
+    """As one of two workers, of whom the other sends nothing; two buckets, the last of which no gradient fills."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        unused, used = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+        mean = GradientMean([unused, used], dist.group.WORLD, bucket_bytes=8)
+        (3 * used).sum().backward()
+        means = mean.finish()
+        assert (means[used].tolist(), means[unused].tolist()) == ([1.5, 1.5], [0.0, 0.0, 0.0])
     finally:
         dist.destroy_process_group()
 
