@@ -525,7 +525,7 @@ def test_a_parameter_that_a_step_does_not_use_is_sent_as_zeros() -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         unused, used = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
-        mean = GradientMean([unused, used], dist.group.WORLD, bucket_bytes=8)
+        mean = GradientMean([unused, used], init_device_mesh("cpu", (2,)).get_group(), bucket_bytes=8)
         (3 * used).sum().backward()
         means = mean.finish()
         assert (means[used].tolist(), means[unused].tolist()) == ([1.5, 1.5], [0.0, 0.0, 0.0])
