@@ -167,7 +167,7 @@ def test_the_servers_load_by_hand(taken: Any) -> None:
         assert one["busy_fraction"] == pytest.approx(one["busy_s"] / one["window_s"])
         assert one["cpu_s"] > 0
     wall_s = sum(span.wall_time_s for span in taken(2, "measured/sync")[0].spans)
-    assert servers[0]["window_s"] == pytest.approx(wall_s, rel=0.2, abs=0.05)
+    assert wall_s <= servers[0]["window_s"] < wall_s + 1.0, "from before each span to after it, evaluations apart"
 
 
 def test_servers_on_several_nodes(taken: Any) -> None:

@@ -33,9 +33,10 @@ class ParameterServer(Strategy):
     In each step a worker pushes the gradients of its share of the batch, and goes on with the parameters that it gets
     back. With `sync`, a server waits for all workers and takes one step with the mean of their gradients, as data
     parallelism does. With `async`, each worker's gradients are a step of their own, with the whole learning rate, as
-    they come (Dean et al. 2012, NIPS, section 4.1): N workers make N updates of the model for each global batch. With
-    `bounded`, the same, but a worker is held back while it is more than `staleness` steps ahead of the slowest (Ho et
-    al. 2013, NIPS): 0 is lockstep. The server asserts the bound at every step; a broken one fails the run.
+    they come (Dean et al. 2012, NIPS, section 4.1): N workers make N updates of the model for each global batch; a
+    smaller share's gradient weighs less, as in a mean. With `bounded`, the same, but a worker is held back while it is
+    more than `staleness` steps ahead of the slowest (Ho et al. 2013, NIPS): 0 is lockstep. The server asserts the bound
+    at every step; a broken one fails the run.
 
     A server is no worker. It is a process of its own, started by the first worker of a node, on that node's CPU and in
     its host memory; `servers` of them divide the model's tensors among themselves and go round the nodes. It takes

@@ -29,7 +29,7 @@ class Part:
     """The parameters that one server keeps, as this worker holds them: views of one flat vector on its device.
 
     On a GPU the server's messages pass through pinned memory of the host; on a CPU they come to where the parameters
-    are.
+    are. Gradients are copied into a vector of their own, which takes as much memory on the device as they do.
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:

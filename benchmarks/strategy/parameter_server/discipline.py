@@ -126,10 +126,7 @@ class Discipline(ABC):
 
 
 class Together(Discipline):
-    """One update for each step, with the mean of all workers' gradients: as data parallelism does."""
-
-    def __init__(self, store: Store, workers: int, _staleness: int, load: Load) -> None:
-        super().__init__(store, workers, 0, load)
+    """One update for each step, with the mean of all workers' gradients: as data parallelism does. Its bound is 0."""
 
     def _apply(self, rank: int) -> None:
         if min(self.clocks) < self.clocks[rank]:
@@ -147,10 +144,11 @@ class Together(Discipline):
 
 
 class OneByOne(Discipline):
-    """Each worker's gradients are an update of their own, as they arrive (Dean et al. 2012, NIPS, Downpour SGD)."""
+    """Each worker's gradients are an update of their own, as they arrive (Dean et al. 2012, NIPS, Downpour SGD).
 
-    def __init__(self, store: Store, workers: int, _staleness: int, load: Load, bound: float = math.inf) -> None:
-        super().__init__(store, workers, bound, load)
+    With a bound, this is stale synchronous parallel (Ho et al. 2013, NIPS, section 3): at clock c, a worker has all
+    updates of all workers up to clock c - bound, at least.
+    """
 
     def _apply(self, rank: int) -> None:
         if not self._overflowed[rank]:
@@ -163,19 +161,9 @@ class OneByOne(Discipline):
             return self.store.copy_for(rank)
 
 
-class Bounded(OneByOne):
-    """The same, but nobody begins a step more than `staleness` steps ahead of the slowest worker.
-
-    Stale synchronous parallel (Ho et al. 2013, NIPS, section 3): at clock c, a worker sees at least all updates of all
-    workers up to clock c - staleness.
-    """
-
-    def __init__(self, store: Store, workers: int, staleness: int, load: Load) -> None:
-        super().__init__(store, workers, staleness, load, bound=staleness)
-
-
 DISCIPLINES: dict[str, Callable[[Store, int, int, Load], Discipline]] = {
-    "sync": Together,
-    "async": OneByOne,
-    "bounded": Bounded,
+    "sync": lambda store, workers, _staleness, load: Together(store, workers, 0, load),
+    "async": lambda store, workers, _staleness, load: OneByOne(store, workers, math.inf, load),
+    "bounded": OneByOne,
 }
+"""By mode: of the store, the number of workers, the option `staleness` and where to count."""
