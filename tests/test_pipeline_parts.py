@@ -308,3 +308,23 @@ def test_what_passes_between_slices_can_be_sent_and_is_what_it_would_be(channels
         outputs = one(given_)
         [gradient] = torch.autograd.grad(outputs, given_, torch.ones(()).to(outputs.dtype).expand_as(outputs))
         assert gradient.is_contiguous()
+
+
+class _Turned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.transpose(1, 2) + self.bias
+
+
+def test_gradients_that_lie_otherwise_are_put_in_order_before_they_are_sent() -> None:
+    """As they come from torch.autograd.grad, which zero_bubble and zbv use: nothing has copied them on the way."""
+    made = precisions.make(Variant(name="fp32", options={}), CPU)
+    inputs, weights = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 4, 3)
+    [raw] = torch.autograd.grad(_Turned()(inputs), inputs, weights)
+    [gradient] = torch.autograd.grad(Slice(layers_of(_Turned()), made)(inputs), inputs, weights)
+    assert not raw.is_contiguous()
+    assert gradient.is_contiguous()
+    assert torch.equal(gradient, raw)
