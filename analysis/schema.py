@@ -66,7 +66,8 @@ class Point(msgspec.Struct, kw_only=True):
         float | None,
         Meta(
             description="Median over repeats of the time that a step takes longer than without synchronisation: of all "
-            "steps together, over their number, since some strategies communicate in few steps only; null where the strategy cannot do without. Noise can make it negative."
+            "steps together, over their number, since some strategies communicate in few steps only; null where the "
+            "strategy cannot do without. Noise can make it negative."
         ),
     ]
     bytes_per_step: Annotated[
