@@ -6,10 +6,10 @@ A strategy is applied from outside to a single-device model, after it was built 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.precision import Precision
 from benchmarks.registry import Registry
 from benchmarks.step_times import StepTimes
+
+StepKind = TypeVar("StepKind", bound="Step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,21 @@ class Strategy(ABC):
         return False
 
 
+class SyncSwitch:
+    """Whether workers synchronise, for strategies that can go on without."""
+
+    on = True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within: they do not."""
+        self.on = False
+        try:
+            yield
+        finally:
+            self.on = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One optimiser step on one batch."""
@@ -163,6 +180,10 @@ class Step:
         weighted = loss if batch.weight == 1.0 else loss * batch.weight
         self.precision.scale(weighted).backward()
         return loss.detach()
+
+    def made(self, kind: Callable[..., StepKind], **more: Any) -> StepKind:
+        """A step of another kind, of the same parts and more."""
+        return kind(**{part.name: getattr(self, part.name) for part in fields(self)}, **more)
 
     def update(self) -> None:
         """New parameters from the gradients, which are then dropped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -64,8 +64,7 @@ class Ddp(Strategy):
         """With `accumulate`, several backward passes before each update."""
         if self.accumulate == 1:
             return step
-        parts = {field.name: getattr(step, field.name) for field in fields(step)}
-        return AccumulatingStep(**parts, micro_batches=self.accumulate, without_sync=self.without_sync)
+        return step.made(AccumulatingStep, micro_batches=self.accumulate, without_sync=self.without_sync)
 
     def without_sync(self) -> AbstractContextManager[None]:
         """DistributedDataParallel's own switch; batch norm's buffers are not sent either, but in the first step."""

@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate, count
 from typing import Any
 
@@ -70,8 +70,7 @@ class Hogwild(Strategy):
 
     def make_step(self, step: Step, /) -> Step:
         """The plain step, which is counted."""
-        parts = {field.name: getattr(step, field.name) for field in fields(step)}
-        return CountedStep(**parts, updates=self.memory.updates[self.place.rank])
+        return step.made(CountedStep, updates=self.memory.updates[self.place.rank])
 
     def bytes_per_step(self) -> int:
         """Nothing is sent: what others have written, a process reads from memory."""

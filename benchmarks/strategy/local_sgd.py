@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmarks.data.batches import Batch
 from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
-from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
+from benchmarks.strategy import Copies, Place, Step, Strategy, SyncSwitch, strategies
 from benchmarks.strategy.traffic import size_bytes, traffic_of
 
 _LINE_BYTES = 64
@@ -60,7 +60,7 @@ class LocalSgd(Strategy):
         self.outer_lr = outer_lr
         self.outer_momentum = outer_momentum
         self.steps = self.averagings = 0
-        self.syncs = True
+        self.sync = SyncSwitch()
         self._parameters_end = 0
         self._own_work_done: Callable[[], None] = lambda: None
 
@@ -83,17 +83,11 @@ class LocalSgd(Strategy):
 
     def make_step(self, step: Step, /) -> Step:
         """The step, after which the workers may meet."""
-        parts = {field.name: getattr(step, field.name) for field in fields(step)}
-        return LocalStep(**parts, own_work_done=self._own_work_done, meet=self._meet)
+        return step.made(LocalStep, own_work_done=self._own_work_done, meet=self._meet)
 
-    @contextmanager
-    def without_sync(self) -> Iterator[None]:
+    def without_sync(self) -> AbstractContextManager[None]:
         """The workers do not meet."""
-        self.syncs = False
-        try:
-            yield
-        finally:
-            self.syncs = True
+        return self.sync.off()
 
     def bytes_per_step(self) -> int:
         """2 (N-1)/N x the bytes of parameters and batch norm's averages, every so many steps: the mean over steps."""
@@ -158,7 +152,7 @@ class LocalSgd(Strategy):
         return self.steps % self.every != 0
 
     def _meet(self) -> None:
-        if not self.syncs:
+        if not self.sync.on:
             return
         self.steps += 1
         if not self._away:

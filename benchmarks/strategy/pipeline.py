@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -123,10 +123,9 @@ class Pipeline(Strategy):
 
     def make_step(self, step: Step, /) -> Step:
         """A schedule takes the forward and backward passes."""
-        parts = {field.name: getattr(step, field.name) for field in fields(step)}
         self.loss = BatchLoss(self.precision, self.place.device)
         self.precision.scale(torch.zeros((), device=self.place.device))  # stages without a loss have a scale, too
-        return PipelinedStep(**parts, run=self._run)
+        return step.made(PipelinedStep, run=self._run)
 
     def _run(self, batch: Batch) -> Tensor:
         """Gradients of the global batch; returns the mean loss of this replica's share, or 0 where it is not known."""

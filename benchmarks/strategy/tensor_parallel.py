@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -121,8 +121,7 @@ class TensorParallel(Strategy):
 
     def make_step(self, step: Step, /) -> Step:
         """Gradients are completed between the backward pass and the update."""
-        parts = {field.name: getattr(step, field.name) for field in fields(step)}
-        return CompletedStep(**parts, complete=self._complete)
+        return step.made(CompletedStep, complete=self._complete)
 
     def bytes_per_step(self) -> int:
         """Activations, within a replica of D workers; and gradients, between R replicas.

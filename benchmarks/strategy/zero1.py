@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from benchmarks.data.batches import Batch
 from benchmarks.precision import Precision
-from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
+from benchmarks.strategy import Copies, Place, Step, Strategy, SyncSwitch, strategies
 from benchmarks.strategy.buckets import parts
 from benchmarks.strategy.traffic import traffic_of
 
@@ -40,7 +40,7 @@ class Zero1(Strategy):
         super().__init__(place)
         self.bucket_bytes = bucket_mb * 2**20
         self.buckets: list[Bucket] = []
-        self.syncs = True
+        self.sync = SyncSwitch()
         self._next = 0
 
     def wrap(self, model: nn.Module, _precision: Precision, /) -> nn.Module:
@@ -60,17 +60,11 @@ class Zero1(Strategy):
 
     def make_step(self, step: Step, /) -> Step:
         """Gradients come by the shard, and parameters are sent after the update."""
-        parts = {field.name: getattr(step, field.name) for field in fields(step)}
-        return ShardedStep(**parts, finish_backward=self._finish_backward, share=self._share)
+        return step.made(ShardedStep, finish_backward=self._finish_backward, share=self._share)
 
-    @contextmanager
-    def without_sync(self) -> Iterator[None]:
+    def without_sync(self) -> AbstractContextManager[None]:
         """Each rank updates its own shard from its own gradients."""
-        self.syncs = False
-        try:
-            yield
-        finally:
-            self.syncs = True
+        return self.sync.off()
 
     def bytes_per_step(self) -> int:
         """(N-1)/N x the gradients' bytes scattered and (N-1)/N x the parameters' gathered: as much as an all-reduce.
@@ -105,7 +99,7 @@ class Zero1(Strategy):
         return collect
 
     def _reduce_next(self) -> None:
-        self.buckets[self._next].reduce(self.syncs)
+        self.buckets[self._next].reduce(self.sync.on)
         self._next += 1
 
     def _finish_backward(self) -> None:
@@ -117,7 +111,7 @@ class Zero1(Strategy):
             bucket.take_gradient()
 
     def _share(self) -> None:
-        if not self.syncs:
+        if not self.sync.on:
             return
         for work in [bucket.gather() for bucket in self.buckets]:
             work.wait()

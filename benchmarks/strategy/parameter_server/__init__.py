@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from benchmarks.data.batches import Batch
 from benchmarks.precision import Precision
 from benchmarks.step_times import StepTimes
-from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
+from benchmarks.strategy import Copies, Place, Step, Strategy, SyncSwitch, strategies
 from benchmarks.strategy.parameter_server.client import Client, LostServerError, Part, RemoteOptimizer, Servers
 from benchmarks.strategy.parameter_server.hosting import HostedServer, host_of, node_of, own_address, prepare
 from benchmarks.strategy.parameter_server.load import Counts
@@ -55,7 +55,7 @@ class ParameterServer(Strategy):
         self.mode, self.staleness = mode, staleness
         self.servers, self.server_threads = servers, server_threads
         self.shards_gradients = mode == "sync"  # one overflow is everybody's, as there is one step for all
-        self.syncs = True
+        self.sync = SyncSwitch()
         self._before_push: Callable[[], None] = lambda: None
         self._hosted: dict[int, HostedServer] = {}
         self._spans: list[tuple[list[Counts], list[Counts]]] = []
@@ -108,7 +108,7 @@ class ParameterServer(Strategy):
 
     def _exchange(self, overflowed: bool) -> None:
         self._before_push()
-        if not self.syncs:
+        if not self.sync.on:
             return
         try:
             self.remote.push(overflowed)
@@ -123,16 +123,11 @@ class ParameterServer(Strategy):
 
     def make_step(self, step: Step, /) -> Step:
         """The update is the servers', and waiting for it comes before the mark."""
-        return ServedStep(**{field.name: getattr(step, field.name) for field in fields(step)})
+        return step.made(ServedStep)
 
-    @contextmanager
-    def without_sync(self) -> Iterator[None]:
+    def without_sync(self) -> AbstractContextManager[None]:
         """Nothing is pushed, nothing comes back: forward and backward pass alone, since the update is the servers'."""
-        self.syncs = False
-        try:
-            yield
-        finally:
-            self.syncs = True
+        return self.sync.off()
 
     def bytes_per_step(self) -> int:
         """The bytes of a worker's gradients, once, whatever the number of servers.
