@@ -7,19 +7,21 @@ import socket
 import struct
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
 
+from benchmarks.agent import preload
 from benchmarks.config import RunConfig
 from benchmarks.data import load
 from benchmarks.data.batches import Batch, Loader
@@ -27,6 +29,7 @@ from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy, strategies
 from benchmarks.trainer import Trainer
 
+Made = TypeVar("Made")
 CPU = torch.device("cpu")
 _SENT_OFFSET = 200  # of tcpi_bytes_sent in Linux's struct tcp_info
 
@@ -109,6 +112,24 @@ def _span_of(steps: int, rank: int) -> StepTimes:
     return StepTimes(
         step_s=[2.0 + rank] * steps, data_wait_s=[0.0] * steps, sync_wait_s=[1.0] * steps, wall_time_s=steps * 2.0
     )
+
+
+class Crews(Generic[Made]):
+    """What crews of workers have made: one of each size, started once; one that has failed is not started again."""
+
+    def __init__(self, start: Callable[[int, Path], Made], folders: pytest.TempPathFactory) -> None:
+        self._start, self._folders = start, folders
+        self._made: dict[int, Made] = {}
+        self._failed: set[int] = set()
+
+    def __call__(self, workers: int) -> Made:
+        assert workers not in self._failed, "this crew has failed: see the first test that needed it"
+        if workers not in self._made:
+            preload()  # whoever forks a crew first, all have torch from then on
+            self._failed.add(workers)
+            self._made[workers] = self._start(workers, self._folders.mktemp("crew") / str(workers))
+            self._failed.remove(workers)
+        return self._made[workers]
 
 
 def take_together(cases: dict[str, Case], workers: int, folder: Path) -> dict[str, Outcome]:

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.agent import preload
 from benchmarks.config import RunConfig
 from benchmarks.data import load
 from benchmarks.data.batches import Division, Loader
@@ -27,7 +26,7 @@ from benchmarks.strategy.hogwild import Hogwild, SharedMemory, WholeEpochs
 from benchmarks.supervisor import supervise
 from benchmarks.trainer import Trainer
 from tests.conftest import MakeRun, base_mapping
-from tests.crew import Case, Outcome, take, take_together
+from tests.crew import Case, Crews, Outcome, take, take_together
 from tests.many_in_one import shares_of_batches, shares_of_epochs, workers_on_one_model
 
 CPU = torch.device("cpu")
@@ -212,16 +211,8 @@ def accuracy_cases(workers: int) -> dict[str, Case]:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Outcome]:
-    crews: dict[int, dict[str, Outcome]] = {}
-
-    def of(workers: int, name: str) -> Outcome:
-        if workers not in crews:
-            preload()
-            folder = tmp_path_factory.mktemp("crew") / str(workers)
-            crews[workers] = take_together(accuracy_cases(workers), workers, folder)
-        return crews[workers][name]
-
-    return of
+    crews = Crews(lambda workers, folder: take_together(accuracy_cases(workers), workers, folder), tmp_path_factory)
+    return lambda workers, name: crews(workers)[name]
 
 
 @pytest.mark.parametrize("split", ["batches", "epochs"])

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from benchmarks.agent import preload
 from benchmarks.config import RunConfig
 from benchmarks.data.batches import Batch
 from benchmarks.errors import ImpossibleRunError
@@ -21,7 +20,7 @@ from benchmarks.strategy import Place, Step
 from benchmarks.strategy.local_sgd import LocalSgd
 from benchmarks.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
-from tests.crew import Case, Outcome, take, take_together
+from tests.crew import Case, Crews, Outcome, take, take_together
 from tests.many_in_one import Worker, accuracy, shares_of_batches, workers_on_copies
 
 CPU = torch.device("cpu")
@@ -73,6 +72,8 @@ def make(**settings: Any) -> RunConfig:
 
 
 def cases_of(workers: int) -> dict[str, Case]:
+    if workers == 1:
+        return {"one": Case(run=make(workers=1), steps=STEPS)}
     cases = {f"like_one/{name}": (settings, STEPS) for name, settings in LIKE_ONE.items()}
     cases |= {f"drifting/{name}": (settings, STEPS) for name, settings in DRIFTING.items()}
     if workers == 2:
@@ -90,16 +91,8 @@ def cases_of(workers: int) -> dict[str, Case]:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Outcome]:
-    crews: dict[int, dict[str, Outcome]] = {}
-
-    def of(workers: int, name: str) -> Outcome:
-        if workers not in crews:
-            preload()
-            cases = cases_of(workers) if workers > 1 else {"one": Case(run=make(workers=1), steps=STEPS)}
-            crews[workers] = take_together(cases, workers, tmp_path_factory.mktemp("crew") / str(workers))
-        return crews[workers][name]
-
-    return of
+    crews = Crews(lambda workers, folder: take_together(cases_of(workers), workers, folder), tmp_path_factory)
+    return lambda workers, name: crews(workers)[name]
 
 
 def alone(steps: int, **settings: Any) -> Outcome:

@@ -19,8 +19,8 @@ from benchmarks.supervisor import supervise
 from benchmarks.sweep import apply
 from benchmarks.train import Measured
 from tests.conftest import MakeRun, base_mapping
-from tests.crew import Case, Outcome, take
-from tests.server_crew import Taken, take_and_measure
+from tests.crew import Case, Crews, Outcome, take
+from tests.server_crew import take_and_measure
 from tests.test_strategies import GLOBAL_BATCH, OPTIMIZERS, STEPS, distance, largest_difference
 
 WORLDS = (2, 4)
@@ -84,15 +84,8 @@ def works_of(workers: int) -> dict[str, Case | RunConfig]:
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Any]:
     """What a crew has made of a work; each crew is started once, for all of its works."""
-    crews: dict[int, dict[str, Taken]] = {}
-
-    def of(workers: int, name: str) -> Any:
-        if workers not in crews:
-            folder = tmp_path_factory.mktemp("crew") / str(workers)
-            crews[workers] = take_and_measure(works_of(workers), workers, folder)
-        return crews[workers][name]
-
-    return of
+    crews = Crews(lambda workers, folder: take_and_measure(works_of(workers), workers, folder), tmp_path_factory)
+    return lambda workers, name: crews(workers)[name]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from benchmarks.config import RunConfig
 from benchmarks.errors import ConfigError
 from benchmarks.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
-from tests.crew import Case, Outcome, take, take_together
+from tests.crew import Case, Crews, Outcome, take, take_together
 from tests.pipeline_crew import Seen, act_together, look, overflow, trainer_of
 
 STEPS = 10
@@ -90,14 +90,8 @@ def cases_of(workers: int) -> dict[str, Case]:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Outcome]:
-    crews: dict[int, dict[str, Outcome]] = {}
-
-    def of(workers: int, name: str) -> Outcome:
-        if workers not in crews:
-            crews[workers] = take_together(cases_of(workers), workers, tmp_path_factory.mktemp("crew") / str(workers))
-        return crews[workers][name]
-
-    return of
+    crews = Crews(lambda workers, folder: take_together(cases_of(workers), workers, folder), tmp_path_factory)
+    return lambda workers, name: crews(workers)[name]
 
 
 @pytest.fixture(scope="module")

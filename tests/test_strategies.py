@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.config import RunConfig
 from tests.conftest import base_mapping
-from tests.crew import Case, Outcome, take, take_together
+from tests.crew import Case, Crews, Outcome, take, take_together
 
 STEPS = 10
 # 1437 samples make five full batches and one of 17, which four workers share as 4, 4, 4 and 5.
@@ -87,14 +87,8 @@ def cases_of(workers: int) -> dict[str, Case]:
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Outcome]:
     """What a crew has made of a case; each crew is started once, for all of its cases."""
-    crews: dict[int, dict[str, Outcome]] = {}
-
-    def of(workers: int, name: str) -> Outcome:
-        if workers not in crews:
-            crews[workers] = take_together(cases_of(workers), workers, tmp_path_factory.mktemp("crew") / str(workers))
-        return crews[workers][name]
-
-    return of
+    crews = Crews(lambda workers, folder: take_together(cases_of(workers), workers, folder), tmp_path_factory)
+    return lambda workers, name: crews(workers)[name]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from benchmarks.trainer import Trainer
 from benchmarks.workload import ImageShape
 from benchmarks.workload.transformer import vit
 from tests.conftest import MakeRun
-from tests.crew import CPU, Case, Outcome, take
+from tests.crew import CPU, Case, Crews, Outcome, take
 from tests.test_strategies import OPTIMIZERS, STEPS, distance, largest_difference
 from tests.test_strategies import make as make_mlp
 
@@ -294,25 +294,18 @@ def _work(rank: int, workers: int, rendezvous: str, result: str) -> None:
     dist.destroy_process_group()
 
 
+def together(workers: int, folder: Path) -> Crew:
+    folder.mkdir()
+    arguments = (workers, str(folder / "rendezvous"), str(folder / "result"))
+    start_processes(_work, arguments, nprocs=workers, start_method="forkserver")
+    made: Crew = torch.load(folder / "result", weights_only=False)
+    return made
+
+
 @pytest.fixture(scope="module")
 def crew(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Crew]:
     """Everything that so many workers have to tell; they are started once."""
-    crews: dict[int, Crew] = {}
-    broken: dict[int, Exception] = {}
-
-    def of(workers: int) -> Crew:
-        if workers in broken:
-            raise broken[workers]
-        if workers not in crews:
-            broken[workers] = RuntimeError("the crew has failed, see the first test that needed it")
-            folder = tmp_path_factory.mktemp("crew")
-            arguments = (workers, str(folder / "rendezvous"), str(folder / "result"))
-            start_processes(_work, arguments, nprocs=workers, start_method="forkserver")
-            crews[workers] = torch.load(folder / "result", weights_only=False)
-            del broken[workers]
-        return crews[workers]
-
-    return of
+    return Crews(together, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
