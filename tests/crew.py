@@ -78,6 +78,7 @@ def take(case: Case, rank: int) -> Outcome:
         _slow_down(strategy, case.slow_hook_s)
     trainer.warm_up(loader)
     batches = _batches(run, loader)
+    strategy.align()
     losses = [trainer.step(batch) for batch in islice(batches, case.steps // 2)]
     strategy.span_done(_span_of(len(losses), rank), [run.batch_per_worker] * len(losses))
     trainer.evaluate(dataset, after_steps=len(losses), beat=lambda _step, _steps: None)
