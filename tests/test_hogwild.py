@@ -31,7 +31,7 @@ from tests.many_in_one import shares_of_batches, shares_of_epochs, workers_on_on
 
 CPU = torch.device("cpu")
 WORKERS = 2
-EPOCHS = 8
+EPOCHS = 16
 NUMBERS, UPDATES = 4096, 200
 
 
@@ -197,7 +197,7 @@ def test_the_memory_has_no_name_in_any_folder(by_process: Any) -> None:
 
 
 def accuracy_cases(workers: int) -> dict[str, Case]:
-    """The same epochs and batch in all: eight by one process, four each by two, two each by four."""
+    """The same epochs and batch in all: sixteen by one process, eight each by two, four each by four."""
     cases = {}
     if workers == 1:
         for split in ("batches", "epochs"):

@@ -23,8 +23,9 @@ GLOBAL_BATCH = 284
 WORLDS = (2, 4)
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"optimizer": "sgd", "optimizer.weight_decay": 0.01},
+    "sgd": {"optimizer": "sgd", "optimizer.nesterov": True, "optimizer.weight_decay": 0.01},
     "adam": {"optimizer": "adam", "optimizer.weight_decay": 0.01, "optimizer.eps": 1e-4},
+    "adagrad": {"optimizer": "adagrad", "optimizer.initial_accumulator": 0.1, "optimizer.lr": 0.05},
 }
 
 
@@ -73,11 +74,16 @@ def named(workers: int) -> dict[str, dict[str, Any]]:
     return STRATEGIES | (REPLICAS if workers == 4 else {})
 
 
+def optimized(name: str) -> list[str]:
+    """A stage's optimiser is its own whatever the schedule: for most schedules one will do."""
+    return [*OPTIMIZERS] if name in ("model_parallel", "1f1b", "zbv", "1f1b_x2", "zbv_x2") else ["sgd"]
+
+
 def cases_of(workers: int) -> dict[str, Case]:
     cases = {}
     for strategy, settings in named(workers).items():
-        for optimizer, more in OPTIMIZERS.items():
-            run = make(workers=workers, **settings, **more)
+        for optimizer in optimized(strategy):
+            run = make(workers=workers, **settings, **OPTIMIZERS[optimizer])
             cases[f"{strategy}/{optimizer}"] = Case(run=run, steps=STEPS, of_all_ranks=True)
     for name, (settings, _) in PRECISIONS.items():
         cases[name] = Case(run=make(workers=workers, **settings), steps=STEPS, of_all_ranks=True)
@@ -138,10 +144,10 @@ def replicas(result: Outcome, name: str) -> list[list[Outcome]]:
 
 
 ALL = [(workers, name) for workers in WORLDS for name in named(workers)]
+OPTIMIZED = [(workers, name, optimizer) for workers, name in ALL for optimizer in optimized(name)]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(("workers", "name"), ALL)
+@pytest.mark.parametrize(("workers", "name", "optimizer"), OPTIMIZED)
 def test_a_pipeline_trains_the_same_model(
     workers: int, name: str, optimizer: str, outcome: Any, reference: Any, start: dict[str, Tensor]
 ) -> None:
@@ -188,12 +194,13 @@ def test_a_short_format_trains_nearly_the_same_model(
 
 @pytest.mark.parametrize(("workers", "name"), ALL)
 def test_a_worker_holds_its_part_only(workers: int, name: str, outcome: Any, reference: Any) -> None:
-    result, wanted = outcome(workers, f"{name}/adam"), reference("adam")
+    result, wanted = outcome(workers, f"{name}/sgd"), reference("sgd")
     whole = sum(value.nbytes for value in wanted.parameters.values())
     for ranks in replicas(result, name):
         held = [sum(value.nbytes for value in rank.parameters.values()) for rank in ranks]
         assert sum(held) == whole
         assert max(held) < 1.5 * whole / len(ranks)
+    assert wanted.state_bytes[0] == whole, "one momentum for each parameter"
     assert sum(result.state_bytes) == len(replicas(result, name)) * wanted.state_bytes[0]
 
 
