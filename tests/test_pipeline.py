@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Ou
 
 @pytest.fixture(scope="module")
 def reference() -> Callable[[str], Outcome]:
-    known: dict[str, Outcome] = {}
-
+    @cache
     def of(optimizer: str) -> Outcome:
-        if optimizer not in known:
-            run = make(strategy="single", warmup_steps=0, **OPTIMIZERS[optimizer])
-            known[optimizer] = take(Case(run=run, steps=STEPS), 0)
-        return known[optimizer]
+        return take(Case(run=make(strategy="single", warmup_steps=0, **OPTIMIZERS[optimizer]), steps=STEPS), 0)
 
     return of
 

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -311,13 +312,10 @@ def crew(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Crew]:
 @pytest.fixture(scope="module")
 def reference() -> Callable[[str], Outcome]:
     """The same steps in one process, without a strategy and without warm-up."""
-    known: dict[str, Outcome] = {}
 
+    @cache
     def of(optimizer: str) -> Outcome:
-        if optimizer not in known:
-            run = make(strategy="single", warmup_steps=0, **OPTIMIZERS[optimizer])
-            known[optimizer] = take(Case(run=run, steps=STEPS), 0)
-        return known[optimizer]
+        return take(Case(run=make(strategy="single", warmup_steps=0, **OPTIMIZERS[optimizer]), steps=STEPS), 0)
 
     return of
 
