@@ -53,9 +53,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cluster: Cluster
     workload: Variant
     data: Variant
+    augmentation: Variant
+    mixing: Variant
+    loader: Variant
     strategy: Variant
     batch_schedule: Variant
     optimizer: Variant
+    lr_schedule: Variant
     precision: Variant
     device: Literal["cpu", "cuda"]
     workers: Positive

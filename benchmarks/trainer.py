@@ -8,25 +8,27 @@ from itertools import islice
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import sanity
 from benchmarks.batch_schedule import batch_schedules
 from benchmarks.batch_schedule.noise import measured_noise_scale
 from benchmarks.communication import Probe
 from benchmarks.config import RunConfig
-from benchmarks.data import Dataset, Split
+from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
+from benchmarks.evaluation import Evaluator
+from benchmarks.loss import Loss
+from benchmarks.model import build_model
 from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
-from benchmarks.record import Check, Evaluation, finite
+from benchmarks.record import Check, Evaluation
 from benchmarks.restore import Snapshot
 from benchmarks.slowdown import Slowdown, SlowedStep, slowdown_for
 from benchmarks.step_times import Communication
 from benchmarks.strategy import Place, Step, Strategy
 from benchmarks.strategy.traffic import size_bytes
 from benchmarks.timing import Clock, clock_for
-from benchmarks.workload import ImageShape, build
 
 
 class Trainer:
@@ -34,10 +36,8 @@ class Trainer:
 
     def __init__(self, run: RunConfig, place: Place, strategy: Strategy, dataset: Dataset) -> None:
         torch.manual_seed(run.seed)  # the same model on every rank
-        images = dataset.train.inputs.shape
-        model = build(run.workload, ImageShape(channels=images[1], size=images[2], classes=dataset.classes))
         layout = torch.channels_last if run.channels_last else torch.contiguous_format
-        model = nn.Sequential(ToFloat(layout), model)
+        model = build_model(run.workload, dataset, layout)
         model = strategy.take_part(model, dataset.train.inputs[:8]).to(place.device).to(memory_format=layout)
         torch.manual_seed(run.seed + 1_000_003 * place.rank)  # but different dropout
 
@@ -53,7 +53,8 @@ class Trainer:
         self._slowdown = _slowdown(run, place)
         self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
-        self.loss = nn.CrossEntropyLoss()
+        self.loss = Loss()
+        self._evaluator = Evaluator(model, strategy, self.precision, chunk=max(run.batch_per_worker, 256))
         plain = Step(
             model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
             loss=self.loss,
@@ -151,38 +152,9 @@ class Trainer:
             loss: Tensor = self.loss(self.bare_model(batch.inputs), batch.targets)
         return loss
 
-    @torch.inference_mode()
     def evaluate(self, dataset: Dataset, after_steps: int, beat: Callable[[int, int], None]) -> Evaluation:
         """Accuracy and mean loss over the whole test split, on every rank alike; its time is no part of the window."""
-        self.bare_model.eval()
-        clock = clock_for(self.place.device, 1)
-        clock.start()
-        with self.strategy.evaluating(self.bare_model):
-            accuracy, loss = self._score(dataset.test, beat)
-        clock.stop()
-        self.bare_model.train()
-        return Evaluation(
-            after_steps=after_steps,
-            time_s=clock.wall_time_s,
-            samples=len(dataset.test),
-            accuracy=accuracy,
-            loss=finite(loss),
-        )
-
-    def _score(self, test: Split, beat: Callable[[int, int], None]) -> tuple[float, float]:
-        """Accuracy and mean loss."""
-        chunk = max(self.run.batch_per_worker, 256)
-        starts = range(0, len(test), chunk)
-        correct, loss = torch.zeros((), device=self.place.device), torch.zeros((), device=self.place.device)
-        for number, start in enumerate(starts):
-            inputs = test.inputs[start : start + chunk].to(self.place.device)
-            targets = test.targets[start : start + chunk].to(self.place.device)
-            with self.precision.autocast():
-                logits = self.strategy.predict(self.bare_model, inputs)
-                loss += self.loss(logits, targets) * len(targets)
-            correct += (logits.argmax(1) == targets).sum()
-            beat(number + 1, len(starts))
-        return correct.item() / len(test), loss.item() / len(test)
+        return self._evaluator.evaluate(dataset.test, after_steps, beat)
 
     def checks(self) -> list[Check]:
         """What must hold of the trained model."""
@@ -193,15 +165,3 @@ class Trainer:
 def _slowdown(run: RunConfig, place: Place) -> Slowdown | None:
     factor = run.slowdown.get(place.rank)
     return slowdown_for(place.device, factor) if factor else None
-
-
-class ToFloat(nn.Module):
-    """Bytes 0 to 255 to numbers from -1 to 1, in the model's memory format: the first layer of every image model."""
-
-    def __init__(self, layout: torch.memory_format) -> None:
-        super().__init__()
-        self.layout = layout
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, size, size), uint8 to float32."""
-        return images.to(torch.float32, memory_format=self.layout).div(127.5).sub(1.0)

@@ -19,9 +19,12 @@ import msgspec
 from benchmarks.errors import ConfigError, unknown
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
-VARIANT_AXES = ("workload", "data", "strategy", "batch_schedule", "optimizer", "precision")
+VARIANT_AXES = (
+    *("workload", "data", "augmentation", "mixing", "loader"),
+    *("strategy", "batch_schedule", "optimizer", "lr_schedule", "precision"),
+)
 
-TRAITS = {"workload": ("layers", "heads")}
+TRAITS = {"workload": ("layers", "heads"), "data": ("kind",)}
 """What rules may ask of any entry of an axis, as `workload.layers`; null where its file does not say."""
 
 Scalar = str | int | float | bool | None

@@ -15,10 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from benchmarks.augmentation import augmentations
 from benchmarks.batch_schedule import batch_schedules
 from benchmarks.composed import quoted, run_mapping
 from benchmarks.config import RunConfig, Variant
 from benchmarks.data import datasets
+from benchmarks.loader import loaders
+from benchmarks.lr_schedule import lr_schedules
+from benchmarks.mixing import mixings
 from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
 from benchmarks.registry import Registry
@@ -31,9 +35,13 @@ from hydra_plugins.scalebench.sweeper import _as_overrides
 REGISTRIES: dict[str, Registry[Any]] = {
     "workload": workloads,
     "data": datasets,
+    "augmentation": augmentations,
+    "mixing": mixings,
+    "loader": loaders,
     "strategy": strategies,
     "batch_schedule": batch_schedules,
     "optimizer": optimizers,
+    "lr_schedule": lr_schedules,
     "precision": precisions,
 }
 # Options that are used before the maker is called, by what prepares the data.

@@ -1,0 +1,57 @@
+"""Accuracy and loss over the test split, outside the window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.data import Split
+from benchmarks.loss import Loss
+from benchmarks.precision import Precision
+from benchmarks.record import Evaluation, finite
+from benchmarks.strategy import Strategy
+from benchmarks.timing import clock_for
+
+
+class Evaluator:
+    """Evaluates a worker's model; all ranks do so at once and alike."""
+
+    def __init__(self, model: torch.nn.Module, strategy: Strategy, precision: Precision, chunk: int) -> None:
+        self.model, self.strategy, self.precision = model, strategy, precision
+        self.device = strategy.place.device
+        self.loss = Loss()
+        self.chunk = chunk
+        """Samples at a time."""
+
+    @torch.inference_mode()
+    def evaluate(self, test: Split, after_steps: int, beat: Callable[[int, int], None]) -> Evaluation:
+        """Accuracy and mean loss over the whole test split."""
+        self.model.eval()
+        clock = clock_for(self.device, 1)
+        clock.start()
+        with self.strategy.evaluating(self.model):
+            accuracy, loss = self._score(test, beat)
+        clock.stop()
+        self.model.train()
+        return Evaluation(
+            after_steps=after_steps,
+            time_s=clock.wall_time_s,
+            samples=len(test),
+            accuracy=accuracy,
+            loss=finite(loss),
+        )
+
+    def _score(self, test: Split, beat: Callable[[int, int], None]) -> tuple[float, float]:
+        """Accuracy and mean loss."""
+        starts = range(0, len(test), self.chunk)
+        correct, loss = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for number, start in enumerate(starts):
+            inputs = test.inputs[start : start + self.chunk].to(self.device)
+            targets = test.targets[start : start + self.chunk].to(self.device)
+            with self.precision.autocast():
+                logits = self.strategy.predict(self.model, inputs)
+                loss += self.loss(logits, targets) * len(targets)
+            correct += (logits.argmax(-1) == targets).sum()
+            beat(number + 1, len(starts))
+        return correct.item() / test.targets.numel(), loss.item() / len(test)
