@@ -2,25 +2,35 @@
 
 CLUSTER ?= local
 SWEEP   ?= smoke
+SIZE    ?= full
 RESULTS ?= results
 ARGS    ?=
 PYTHON_FOR_VENV ?= python3
 
 PYTHON := .venv/bin/python
 STAMP  := .venv/.requirements.lock
-RUN    := $(PYTHON) -m benchmarks.run --multirun cluster=$(CLUSTER) sweep=$(SWEEP) results=$(RESULTS)
+RUN    := $(PYTHON) -m benchmarks.run --multirun cluster=$(CLUSTER) sweep=$(SWEEP) size=$(SIZE) results=$(RESULTS)
+# The folder of a sweep's size.
+FOLDER := $(RESULTS)/$(CLUSTER)/$(SWEEP)$(if $(filter-out full,$(SIZE)),-$(SIZE))
 # Slurm only takes the jobs: tables come later, with `make report`.
 TABLES_FOLLOW := $(or $(filter local,$(CLUSTER)),$(filter basic,$(HYDRA_LAUNCHER)),$(findstring wait=true,$(ARGS)))
 # With CLUSTER or SWEEP given, that sweep; else the newest.
-CHOSEN := $(if $(findstring command line,$(origin CLUSTER) $(origin SWEEP)),$(RESULTS)/$(CLUSTER)/$(SWEEP),)
+CHOSEN := $(if $(findstring command line,$(origin CLUSTER) $(origin SWEEP)),$(FOLDER),)
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep plan status cancel report check test test-cluster bench image cluster-up cluster-down format lock clean
+.PHONY: help list sweep study plan status cancel report check test test-cluster bench image cluster-up cluster-down format lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: CLUSTER=$(CLUSTER) SWEEP=$(SWEEP) RESULTS=$(RESULTS) ARGS=\"workers=1,2 optimizer.lr=0.1\""
+	@echo "  variables: CLUSTER=$(CLUSTER) SWEEP=$(SWEEP) SIZE=$(SIZE) RESULTS=$(RESULTS) ARGS=\"workers=1,2 optimizer.lr=0.1\""
+
+list: $(STAMP) ## all sweeps, with the question that each answers and what it costs
+	@$(PYTHON) -m benchmarks.catalogue cluster=$(CLUSTER)
+
+study: $(STAMP) ## run a sweep to its end and name its figure and table; SIZE=tiny for a laptop
+	@$(RUN) wait=true $(ARGS); code=$$?; [ $$code -le 1 ] || exit $$code; \
+	$(PYTHON) -m analysis.scaling $(FOLDER) && exit $$code
 
 sweep: $(STAMP) ## run a sweep, or what is missing of it, and show its tables; with CLUSTER=..., submit it to Slurm
 	@$(RUN) $(ARGS); code=$$?; [ $$code -le 1 ] || exit $$code; \

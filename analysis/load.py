@@ -7,12 +7,14 @@ bounded and time grows linearly with the number of records.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from analysis import metrics
+from analysis.course import Epoch, course
 from analysis.origins import origin_of
 from analysis.statistics import Floats, step_factors
 from benchmarks.config import flatten
@@ -37,6 +39,10 @@ class Measured:
     exposed_comm_s: float | None
     bytes_per_step: int | None
     peak_memory_bytes: int | None
+    allreduce_gb_per_s: float | None = None
+    server_busy_fraction: float | None = None
+    """Of the busiest parameter server's time in the window."""
+    course: list[Epoch] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,6 +71,8 @@ class Cell:
     planned: set[str] = field(default_factory=set)
     runs: list[Run] = field(default_factory=list)
     notes: set[str] = field(default_factory=set)
+    place: float = math.inf
+    """In the order of the sweep's file."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,6 +132,7 @@ def _read_manifest(loaded: Loaded, cells: dict[str, Cell]) -> None:
             loaded.problems.append(f"{path}: run {run.run_id}: {error}")
             continue
         cell.planned.add(run.run_id)
+        cell.place = min(cell.place, run.place)
 
 
 def _read_records(loaded: Loaded, cells: dict[str, Cell]) -> None:
@@ -223,7 +232,14 @@ def _measure(record: Record) -> Measured:
         exposed_comm_s=fmean(record.window.exposed_comm_s) if record.window.exposed_comm_s else None,
         bytes_per_step=record.communication.bytes_per_step if record.communication else None,
         peak_memory_bytes=_peak_bytes(record.memory) if record.memory else None,
+        allreduce_gb_per_s=record.communication.allreduce_gb_per_s if record.communication else None,
+        server_busy_fraction=_busiest_server(record.strategy_facts),
+        course=course(record),
     )
+
+
+def _busiest_server(facts: Mapping[str, Any]) -> float | None:
+    return max((float(server["busy_fraction"]) for server in facts.get("servers") or ()), default=None)
 
 
 def _peak_bytes(memory: Memory) -> int:

@@ -1,22 +1,18 @@
-"""Figures of a report: throughput, speed-up and efficiency over the number of workers, strong beside weak.
-
-Legible in print and without colour: 3.5 inches for a panel (a journal's column), text of 7 to 8 points, and every
-series has its own marker and line style besides its colour.
-"""
+"""Figures of a report: throughput, speed-up and efficiency over the number of workers, strong beside weak."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from analysis import metrics
-from analysis.columns import OVERSUBSCRIBED, clean
+from analysis.columns import OVERSUBSCRIBED
 from analysis.schema import Estimate, Kind, Report, ScalingPoint, Series
+from analysis.style import GREY, LINES, MARKERS, figure_files, plain_text
 from benchmarks.variants import VARIANT_AXES
 
 if TYPE_CHECKING:
@@ -24,21 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL_WIDTH_IN, _PANEL_HEIGHT_IN = 3.5, 3.3
-_MOST_LINES = 8
+_MOSTLINES = 8
 _MOST_ROWS = 6
 _LONGEST_LABEL = 24
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_LINES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (6, 1, 1, 1)),
-    (0, (3, 1)),
-    (0, (8, 2)),
-    (0, (3, 1, 1, 1, 1, 1)),
-    (0, (1, 2)),
-)
-_GREY = "0.45"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,29 +66,8 @@ def figures(report: Report) -> dict[str, bytes]:
     rows = _rows(report)
     if not any(series.base for series in [*report.strong, *report.weak]):
         return {}
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    files = {}
-    with warnings.catch_warnings(), mpl.rc_context():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks is drawn as boxes
-        _style()
-        for measure in _MEASURES:
-            figure = _draw(report, rows, measure)
-            for kind, options in (("png", {"dpi": 300}), ("svg", {"metadata": {"Date": None}})):
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, **options)
-                files[f"{measure.name}.{kind}"] = buffer.getvalue()
-    return files
-
-
-def _style() -> None:
-    import matplotlib as mpl
-    import seaborn as sns
-
-    small = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7}
-    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=small | {"ytick.labelsize": 7})
-    mpl.rcParams["svg.hashsalt"] = "scalebench"
+    drawings = {measure.name: partial(_draw, report, rows, measure) for measure in _MEASURES}
+    return figure_files(drawings)
 
 
 def _kinds(report: Report) -> list[Kind]:
@@ -124,10 +87,10 @@ def _rows(report: Report) -> list[tuple[str, dict[Kind, list[Series]]]]:
             groups[series.group].setdefault(kind, []).append(series)
     rows = []
     for group, kinds in groups.items():
-        parts = math.ceil(max(map(len, kinds.values())) / _MOST_LINES)
+        parts = math.ceil(max(map(len, kinds.values())) / _MOSTLINES)
         for part in range(parts):
-            title = _text(group) + (f" ({part + 1} of {parts})" if parts > 1 else "")
-            shown = slice(part * _MOST_LINES, (part + 1) * _MOST_LINES)
+            title = plain_text(group, _LONGEST_LABEL) + (f" ({part + 1} of {parts})" if parts > 1 else "")
+            shown = slice(part * _MOSTLINES, (part + 1) * _MOSTLINES)
             rows.append((title, {kind: series[shown] for kind, series in kinds.items()}))
     return rows
 
@@ -148,14 +111,14 @@ def _draw(report: Report, rows: Sequence[tuple[str, dict[Kind, list[Series]]]], 
                 axes.set_axis_off()
     left_out = sum(len(series) for _, of_kind in rows[_MOST_ROWS:] for series in of_kind.values())
     if left_out:
-        figure.supxlabel(f"{left_out} more series are in the tables only", fontsize=7, color=_GREY)
+        figure.supxlabel(f"{left_out} more series are in the tables only", fontsize=7, color=GREY)
     return figure
 
 
 def _panel(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -> None:
     import seaborn as sns
 
-    colours = sns.color_palette("colorblind", _MOST_LINES)
+    colours = sns.color_palette("colorblind", _MOSTLINES)
     _ideal(axes, found, measure)
     failures: Counter[int] = Counter()
     for index, series in enumerate(found):
@@ -163,11 +126,11 @@ def _panel(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -
         values = [(point, value) for point in series.points if (value := measure.of(point))]
         workers = [point.workers for point, _ in values]
         sns.lineplot(
-            x=workers, y=[value.value for _, value in values], ax=axes, color=colour, linestyle=_LINES[index], lw=1.1,
+            x=workers, y=[value.value for _, value in values], ax=axes, color=colour, linestyle=LINES[index], lw=1.1,
             errorbar=None, legend=False,
         )  # fmt: skip
         for point, value in values:
-            _mark(axes, point, value, _MARKERS[index], colour)
+            _mark(axes, point, value, MARKERS[index], colour)
         for point in series.points:
             if point.failed and not point.repeats_ok:
                 _cross_out(axes, point.workers, failures[point.workers], colour)
@@ -205,11 +168,11 @@ def _repeats(series: Series) -> str:
 def _ideal(axes: Axes, found: Sequence[Series], measure: _Measure) -> None:
     """The line through the base: one for each number of workers that a base has."""
     if measure.ideal == "one":
-        axes.axhline(1, color=_GREY, ls="--", lw=0.9, zorder=1)
+        axes.axhline(1, color=GREY, ls="--", lw=0.9, zorder=1)
     if measure.ideal == "proportional":
         for base in sorted({series.base.workers for series in found if series.base}):
             most = max(point.workers for series in found for point in series.points)
-            axes.plot([base, most], [1, metrics.ideal_speedup(most, base)], color=_GREY, ls="--", lw=0.9, zorder=1)
+            axes.plot([base, most], [1, metrics.ideal_speedup(most, base)], color=GREY, ls="--", lw=0.9, zorder=1)
 
 
 def _axes(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -> None:
@@ -254,12 +217,12 @@ def _legend(axes: Axes, found: Sequence[Series], colours: Sequence[Any], kind: K
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colours[i], ls=_LINES[i], lw=1.1, marker=_MARKERS[i], ms=4.5, label=_series_text(series))
+        Line2D([], [], color=colours[i], ls=LINES[i], lw=1.1, marker=MARKERS[i], ms=4.5, label=_series_text(series))
         for i, series in enumerate(found)
     ]
     points = [point for series in found for point in series.points]
     if measure.ideal != "none":
-        handles.append(Line2D([], [], color=_GREY, ls="--", lw=0.9, label="ideal, through the base"))
+        handles.append(Line2D([], [], color=GREY, ls="--", lw=0.9, label="ideal, through the base"))
     if any(OVERSUBSCRIBED in point.notes and point.repeats_ok for point in points):
         handles.append(
             Line2D([], [], color="0.2", ls="", marker="o", mfc="white", ms=4.5, label="hollow: oversubscribed")
@@ -278,14 +241,7 @@ def _series_text(series: Series) -> str:
     """The series' settings but its workload, which the panel's title says."""
     shown = {key: value for key, value in series.settings.items() if key != "workload" and value is not None}
     words = [
-        _text(str(value) if key in VARIANT_AXES else f"{key.rpartition('.')[2]}={value}")
+        plain_text(str(value) if key in VARIANT_AXES else f"{key.rpartition('.')[2]}={value}", _LONGEST_LABEL)
         for key, value in shown.items()
     ]
     return f"{' '.join([*words, str(series.fixed_batch)])} ({_repeats(series)})"
-
-
-def _text(value: str) -> str:
-    """A name as matplotlib must get it: no mathematics, no leading underscore (which would hide it), not too long."""
-    text = clean(value)
-    text = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
-    return text.replace("\\", "/").replace("$", r"\$").removeprefix("_") or " "

@@ -95,9 +95,10 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
 
     files: dict[str, bytes] = {}
     if with_figures:
+        from analysis.drawing import study_figure
         from analysis.plots import figures
 
-        files |= figures(report)
+        files |= figures(report) if report.study is None else study_figure(report.study)
     shown = [name for name in files if name.endswith(".png")]
     files |= {
         "scaling.md": tables.markdown(report, shown).encode(),
@@ -107,6 +108,8 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
         "weak.csv": tables.scaling_csv(report, report.weak).encode(),
         "cells.csv": tables.cells_csv(report).encode(),
     }
+    if report.study:
+        files["study.csv"] = tables.study_csv(report).encode()
     try:
         out.mkdir(parents=True, exist_ok=True)
         return [replace(out / name, content) for name, content in files.items()]

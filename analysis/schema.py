@@ -146,6 +146,61 @@ class Counts(msgspec.Struct, kw_only=True):
     unreadable: int
 
 
+class PanelPoint(msgspec.Struct, kw_only=True):
+    """One point, bar or part of a bar."""
+
+    x: Annotated[float | str, Meta(description="A number, or a category's name.")]
+    y: Estimate
+    n: Annotated[int, Meta(description="Repeats that give this number.")]
+    y_over: Annotated[Estimate | None, Meta(description="The ratio to the base, where the panel has one.")] = None
+    x_interval: Annotated[Estimate | None, Meta(description="Where x is measured, too: its interval.")] = None
+    on_front: Annotated[bool, Meta(description="No other point is better in both directions.")] = False
+
+
+class PanelSeries(msgspec.Struct, kw_only=True):
+    """Points that belong together: one colour."""
+
+    label: str
+    points: list[PanelPoint]
+
+
+class Panel(msgspec.Struct, kw_only=True):
+    """One coordinate system of the study's figure, with its data."""
+
+    kind: Annotated[str, Meta(description="As in the sweep's file.")]
+    mark: Annotated[
+        Literal["bars", "line", "stack", "scatter"],
+        Meta(description="How it is drawn: bars and their parts lie, with categories from top to bottom."),
+    ]
+    title: str
+    x_label: str
+    y_label: str
+    series: list[PanelSeries]
+    log_x: bool = False
+    log_y: bool = False
+    missing: Annotated[list[str], Meta(description="Cells without a number, with their state.")] = []
+    notes: Annotated[list[str], Meta(description="What the panel says, in words.")] = []
+
+
+class StudyRow(msgspec.Struct, kw_only=True):
+    """One cell in the study's table."""
+
+    cell_id: str
+    label: list[str]
+    n: int
+    status: str
+    values: Annotated[dict[str, Estimate | None], Meta(description="By the name of the measure.")]
+
+
+class Study(msgspec.Struct, kw_only=True):
+    """The figure and the table that answer the sweep's question."""
+
+    label_keys: Annotated[list[str], Meta(description="What `label` of a row is, value by value.")]
+    measures: Annotated[dict[str, str], Meta(description="Name of each measure to its label, with the unit.")]
+    rows: list[StudyRow]
+    panels: list[Panel]
+
+
 class Report(msgspec.Struct, kw_only=True):
     """The whole result."""
 
@@ -164,6 +219,7 @@ class Report(msgspec.Struct, kw_only=True):
     outside_series: Annotated[
         list[str], Meta(description="`cell_id`s of cells without another worker count to compare with.")
     ]
+    study: Annotated[Study | None, Meta(description="Null where the sweep's file describes no figure.")] = None
     dropped: list[DroppedCell]
     mixed: Annotated[
         list[str],

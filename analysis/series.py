@@ -12,7 +12,8 @@ from analysis import metrics
 from analysis.load import Cell, Loaded, Run
 from analysis.origins import mixed
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
-from analysis.statistics import Floats, bootstrap_median, interval
+from analysis.statistics import Floats, bootstrap_median, estimate
+from analysis.study import build_study
 from benchmarks.errors import UserError
 from benchmarks.sweep import FIXED_BATCH, is_part_of_cell, telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
@@ -58,6 +59,7 @@ def build_report(loaded: Loaded) -> Report:
         weak=weak,
         cells=[result.point for result in results],
         outside_series=[result.point.cell_id for result in results if result.point.cell_id not in inside],
+        study=build_study(manifest.figure if manifest else [], [result.cell for result in results], problems),
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],
@@ -136,12 +138,6 @@ def _reason(runs: Sequence[Run], failed: Counter[str], missing: int) -> str | No
     if missing and missing < total:
         parts.append(f"{missing} of {total} not run yet")
     return "; ".join(parts) or None
-
-
-def estimate(value: float, draws: Floats) -> Estimate:
-    """A value with its interval."""
-    low, high = interval(draws)
-    return Estimate(value=value, low=low, high=high)
 
 
 def _scaled(time: Estimate, factor: float) -> Estimate:

@@ -26,6 +26,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.schema import Estimate
+
 Floats = NDArray[np.float64]
 
 STEP_RESAMPLES = 200
@@ -99,3 +101,9 @@ def interval(draws: Floats) -> tuple[float, float]:
     tail = (1 - LEVEL) / 2
     low, high = np.interp([tail * (draws.size - 1), (1 - tail) * (draws.size - 1)], np.arange(draws.size), ordered)
     return float(low), float(high)
+
+
+def estimate(value: float, draws: Floats) -> Estimate:
+    """A value with the interval of its draws."""
+    low, high = interval(draws)
+    return Estimate(value=value, low=low, high=high)

@@ -24,6 +24,7 @@ from analysis.columns import (
 )
 from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
 from analysis.side_by_side import strategies_table
+from analysis.study_table import study_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,9 +38,10 @@ _LEFT = frozenset({"status", "settings", "reason"})
 def all_tables(report: Report) -> list[TextTable]:
     """The tables that have rows, in the order in which they are shown."""
     tables = [
+        study_table(report),
         scaling_table(report, "strong"),
         scaling_table(report, "weak"),
-        strategies_table(report) or cells_table(report),
+        (strategies_table(report) or cells_table(report)) if report.study is None else None,
         dropped_table(report),
     ]
     return [table for table in tables if table]
@@ -50,7 +52,10 @@ def print_report(report: Report, console: Console) -> None:
     from rich.text import Text
 
     console.print(
-        Text(f"{clean(report.sweep)} on {clean(report.cluster)}: {clean(report.question)}".rstrip(": "), style="bold")
+        Text(
+            f"{clean(report.sweep)} on {clean(report.cluster)}: {clean_long(report.question)}".rstrip(": "),
+            style="bold",
+        )
     )
     for line in summary(report):
         console.print(Text(line))
@@ -119,7 +124,7 @@ def escape_markdown(text: str) -> str:
 def markdown(report: Report, figures: Sequence[str]) -> str:
     """The whole report as one Markdown page; `figures` are file names beside it."""
     title = escape_markdown(clean(f"{report.sweep} on {report.cluster}"))
-    parts = [f"# Scaling of {title}", escape_markdown(clean(report.question))]
+    parts = [f"# Scaling of {title}", escape_markdown(clean_long(report.question))]
     parts.append("\n".join(f"- {escape_markdown(line)}" for line in summary(report)))
     for table in all_tables(report):
         parts.append(f"## {escape_markdown(table.title)}")
@@ -218,6 +223,19 @@ def scaling_csv(report: Report, series: Sequence[Series]) -> str:
 def cells_csv(report: Report) -> str:
     """One row for each cell of the sweep, those of series among them."""
     return write_csv(_csv_header(report), [_csv_row(report, point) for point in report.cells])
+
+
+def study_csv(report: Report) -> str:
+    """One row for each cell of the study, with its measures in full precision."""
+    study = report.study
+    assert study is not None
+    header = ["cell_id", *study.label_keys, "repeats_ok"]
+    header += [column for name in study.measures for column in _interval_header(name)]
+    rows: list[list[object]] = []
+    for row in study.rows:
+        values = [value for name in study.measures for value in _interval_values(row.values[name])]
+        rows.append([row.cell_id, *row.label, row.n, *values, row.status])
+    return write_csv([*header, "status"], rows)
 
 
 def _scaling_values(point: ScalingPoint) -> list[object]:

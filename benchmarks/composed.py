@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.config import RunConfig
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.hardware import counted_here
+from benchmarks.sweep import Sweep, at_size, read_sweep
 
 # Keys of the composed configuration that say how to run, not what; RunConfig does not know them.
-CONTROL_KEYS = ("results", "plan", "wait", "budget_worker_hours", "max_attempts", "sweep")
+CONTROL_KEYS = ("results", "plan", "wait", "budget_worker_hours", "max_attempts", "sweep", "size")
+
+
+def sweep_of(cfg: DictConfig, typed: Mapping[str, Any] | None = None) -> Sweep:
+    """The chosen sweep in the chosen size.
+
+    `typed` are the command line's own keys of the sweep, such as `repeats`: they count more than the size's.
+
+    Raises:
+        ConfigError: the sweep's file is not sound, or has no such size.
+    """
+    definition = OmegaConf.to_container(cfg.sweep, resolve=True)
+    assert isinstance(definition, dict)
+    sized = at_size(read_sweep({str(key): value for key, value in definition.items()}), str(cfg.size))
+    if not typed:
+        return sized
+    again = OmegaConf.create(msgspec.to_builtins(sized))
+    for key, value in typed.items():
+        OmegaConf.update(again, key, value)
+    mapping = OmegaConf.to_container(again)
+    assert isinstance(mapping, dict)
+    return read_sweep({str(key): value for key, value in mapping.items()})
 
 
 def run_mapping(cfg: DictConfig, sweep: str, here: bool = True) -> dict[str, Any]:

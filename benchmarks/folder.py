@@ -45,6 +45,8 @@ class ManifestRun(msgspec.Struct, kw_only=True):
     repeat: int
     settings: Settings
     config: dict[str, Any]
+    place: int = 0
+    """In the order of the sweep's file."""
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -54,6 +56,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     sweep: str
     cluster: str
     question: str
+    figure: list[dict[str, Any]] = []
+    """As in the sweep's file."""
     scaling: list[str]
     shuffle_seed: int | None
     axes: list[str]
@@ -153,6 +157,7 @@ class SweepFolder:
                 repeat=run.config.repeat,
                 settings=run.settings,
                 config=run.config.as_dict(),
+                place=run.place,
             )
             for run in plan.runs
         }
@@ -164,6 +169,7 @@ class SweepFolder:
             sweep=plan.sweep.name,
             cluster=cluster,
             question=plan.sweep.question,
+            figure=plan.sweep.figure,
             scaling=list(plan.sweep.scaling),
             shuffle_seed=plan.sweep.shuffle_seed,
             axes=axes,

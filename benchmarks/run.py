@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from benchmarks.boxed import go_inside
 from benchmarks.cluster import placed, threads_share
-from benchmarks.composed import check_data_folder, run_mapping
+from benchmarks.composed import check_data_folder, run_mapping, sweep_of
 from benchmarks.config import RunConfig
 from benchmarks.errors import UserError, told
 from benchmarks.folder import SweepFolder
@@ -38,7 +38,7 @@ def run_job(cfg: DictConfig) -> Record | None:
     from benchmarks.team import team_here
 
     team = team_here()
-    sweep = cfg.sweep.name if _in_sweep() else SINGLE_RUNS
+    sweep = sweep_of(cfg).name if _in_sweep() else SINGLE_RUNS
     mapping = run_mapping(cfg, sweep)
     if mapping["nodes"] is None:
         mapping["nodes"] = team.nodes

@@ -43,11 +43,28 @@ _SOURCES = {
 _SERIES = re.compile(r"(-?\d+)\.\.(-?\d+)(?:([x+])(\d+))?")
 
 
+FULL_SIZE = "full"
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a smaller size of a sweep changes; see `at_size`."""
+
+    axes: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
+    zip: list[dict[str, Any]] | None = None
+    where: list[str] | None = None
+    repeats: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of `conf/sweep/`, with the command line's overrides applied."""
 
     name: str
     question: str = ""
+    figure: list[dict[str, Any]] = []
+    """The panels of its figure, each with the name of its `kind`; empty: the scaling figures."""
+    sizes: dict[str, Size] = {}
+    """Sizes other than `full`, which the rest of the file describes."""
     scaling: list[Literal["strong", "weak"]] = []
     axes: dict[str, Any] = {}
     zip: list[dict[str, Any]] = []
@@ -62,6 +79,8 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     config: RunConfig
     settings: Settings
+    place: int = 0
+    """In the order of the sweep's file, before runs are shuffled."""
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +114,32 @@ def read_sweep(mapping: Mapping[str, Any]) -> Sweep:
         return msgspec.convert(mapping, Sweep)
     except msgspec.ValidationError as error:
         raise one_line(error, mapping, prefix="sweep.") from error
+
+
+def at_size(sweep: Sweep, size: str) -> Sweep:
+    """The sweep in one of its sizes, under a name of its own: results of two sizes lie in different folders.
+
+    A size's axes and fixed values take the place of those with the same key; an axis that is null is left out. Its zip
+    groups, rules and repeats replace all of the sweep's.
+
+    Raises:
+        ConfigError: the sweep has no such size.
+    """
+    if size == FULL_SIZE:
+        return sweep
+    if size not in sweep.sizes:
+        raise unknown(f"size of sweep={sweep.name}:", size, (FULL_SIZE, *sweep.sizes))
+    smaller = sweep.sizes[size]
+    changed = override(sweep, dict(smaller.axes) | dict(smaller.fixed))
+    fixed = {key: value for key, value in changed.axes.items() if key in smaller.fixed}
+    replaced = {key: value for key in ("zip", "where", "repeats") if (value := getattr(smaller, key)) is not None}
+    return msgspec.structs.replace(
+        changed,
+        name=f"{sweep.name}-{size}",
+        axes={key: value for key, value in changed.axes.items() if key not in fixed and value is not None},
+        fixed=changed.fixed | fixed,
+        **replaced,
+    )
 
 
 def expand(values: Any) -> list[Option]:
@@ -164,7 +209,7 @@ def plan(sweep: Sweep, base: Mapping[str, Any]) -> Plan:
         raise ConfigError(
             f"sweep={sweep.name}: nothing to run, all {len(dropped)} cells are dropped: {'; '.join(reasons[:3])}"
         )
-    ordered = list(runs.values())
+    ordered = [msgspec.structs.replace(run, place=place) for place, run in enumerate(runs.values())]
     if sweep.shuffle_seed is not None:
         random.Random(sweep.shuffle_seed).shuffle(ordered)
     return Plan(sweep=sweep, runs=ordered, dropped=list(dropped.values()))

@@ -29,7 +29,7 @@ def base_mapping(**settings: Any) -> dict[str, Any]:
     choices = {
         axis: name for default in keys.pop("defaults") if isinstance(default, dict) for axis, name in default.items()
     }
-    for key in ("hydra", "results", "plan", "wait", "budget_worker_hours", "max_attempts", "batch"):
+    for key in ("hydra", "results", "plan", "wait", "budget_worker_hours", "max_attempts", "size", "batch"):
         del keys[key]
     base = {axis: {"name": choices[axis], **variant_file(axis, choices[axis]).defaults} for axis in VARIANT_AXES}
     cluster = {"name": "local", "device": "auto", "cores_per_node": 2, "gpus_per_node": 0}

@@ -14,7 +14,7 @@ from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
 CORE = {"config", "variants", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
-COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors"}
+COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
 # Modules of benchmarks/ that this process must be able to import before, or without, torch.

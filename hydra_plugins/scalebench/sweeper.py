@@ -14,12 +14,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.boxed import go_inside
-from benchmarks.composed import CONTROL_KEYS, check_data_folder, quoted, run_mapping
+from benchmarks.composed import CONTROL_KEYS, check_data_folder, quoted, run_mapping, sweep_of
 from benchmarks.console import SweepProgress, show_plan
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.record import OWN_FAULT
-from benchmarks.sweep import PlannedRun, override, plan, read_sweep, shown_keys
+from benchmarks.sweep import PlannedRun, override, plan, shown_keys
 from benchmarks.team import team_here
 from hydra_plugins.scalebench.launcher import SlurmLauncher
 
@@ -44,11 +44,10 @@ class ScalebenchSweeper(Sweeper):
         submits = isinstance(self.launcher, SlurmLauncher) and self.launcher.submits(cfg.cluster)
         overrides = OverridesParser.create().parse_overrides(arguments)
         axes, passed_on = _split(overrides)
-        definition = OmegaConf.to_container(cfg.sweep, resolve=True)
-        assert isinstance(definition, dict)
-        base = run_mapping(_without(cfg, axes), cfg.sweep.name, here=not submits)
-        the_plan = plan(override(read_sweep({str(k): v for k, v in definition.items()}), axes), base)
-        folder = SweepFolder(Path(cfg.results) / cfg.cluster.name / cfg.sweep.name)
+        sweep = override(sweep_of(cfg, _of_sweep(overrides)), axes)
+        base = run_mapping(_without(cfg, axes), sweep.name, here=not submits)
+        the_plan = plan(sweep, base)
+        folder = SweepFolder(Path(cfg.results) / cfg.cluster.name / sweep.name)
         order = SlurmLauncher.order(the_plan, base, cfg) if submits else None
         if cfg.plan:
             submission = SlurmLauncher.described(order, folder) if order else None
@@ -57,11 +56,11 @@ class ScalebenchSweeper(Sweeper):
                 print(submission)
             return
         if order:
-            folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, cfg.sweep.name)
+            folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, sweep.name)
             raise SystemExit(SlurmLauncher.submit(order, folder))
         for run in the_plan.runs:
             check_data_folder(run.config)
-        folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, cfg.sweep.name)
+        folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, sweep.name)
         go_inside(cfg, [run.config for run in the_plan.runs])
         with folder.lock():
             folder.write_manifest(the_plan, shown_keys(the_plan))
@@ -95,6 +94,12 @@ def _split(overrides: list[Override]) -> tuple[dict[str, Any], list[str]]:
         else:
             axes[key] = _plain(item.value())
     return axes, passed_on
+
+
+def _of_sweep(overrides: list[Override]) -> dict[str, Any]:
+    """What is typed of the sweep itself, as `sweep.repeats=6`."""
+    typed = {item.key_or_group.partition(".")[2]: item for item in overrides if item.key_or_group.startswith("sweep.")}
+    return {key: _plain(item.value()) for key, item in typed.items()}
 
 
 def _plain(value: object) -> object:

@@ -1,0 +1,33 @@
+"""The table of a study: all cells with the measures that its figure shows."""
+
+from __future__ import annotations
+
+from analysis.columns import Entry, TextTable, clean, clean_long, estimated
+from analysis.schema import Report
+
+
+def study_table(report: Report) -> TextTable | None:
+    """One row for each cell; None where the sweep's file describes no figure."""
+    study = report.study
+    if study is None:
+        return None
+    rows = [
+        [
+            *map(Entry, row.label),
+            Entry(str(row.n)),
+            *(estimated(row.values[name]) for name in study.measures),
+            Entry(clean(row.status)),
+        ]
+        for row in study.rows
+    ]
+    notes = [f"{panel.title}: {note}" if panel.title else note for panel in study.panels for note in panel.notes]
+    return TextTable(
+        name="study",
+        title=clean_long(report.question) or "The study",
+        header=[*map(clean, study.label_keys), "n", *study.measures.values(), "status"],
+        rows=rows,
+        notes=[
+            *map(clean, notes),
+            "n: repeats. Medians over repeats; [ ]: 95 % interval by bootstrap over repeats, and over steps for times.",
+        ],
+    )
