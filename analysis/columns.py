@@ -146,6 +146,23 @@ def base_line(series: Series) -> str:
     )
 
 
+def law_line(series: Series) -> str:
+    """The series' scaling law in words, with its forecast beyond what was measured; nothing where there is none."""
+    law = series.fit
+    if law is None or law.model is None:
+        return ""
+    values = ", ".join(
+        f"{name.removesuffix('_s')}={number(value)}{' s' if name.endswith('_s') else ''}"
+        for name, value in law.parameters.items()
+    )
+    ahead = [point for point in law.curve if not point.measured and point.workers > series.points[-1].workers]
+    forecasts = [
+        f"{point.workers} workers {' '.join(filter(None, estimated(point.step_time_s, 1e3)))} ms" for point in ahead[:1]
+    ]
+    miss = f", held out {law.held_out.workers} workers: misses by {law.held_out.miss:+.0%}" if law.held_out else ""
+    return f"; law: {law.model} ({values}){miss}; forecast: {', '.join(forecasts)}"
+
+
 _TITLES: dict[Kind, str] = {
     "strong": "Strong scaling: the global batch is fixed, speed-up = T(N0)/T(N), efficiency = speed-up x N0/N",
     "weak": "Weak scaling: the batch per worker is fixed, efficiency = T(N0)/T(N), scaled speed-up = efficiency x N/N0",
@@ -190,7 +207,10 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
         header=header,
         rows=rows,
         sections=[
-            (f"series {series.number}: {clean(series.label)}; {base_line(series)}", len(series.points))
+            (
+                f"series {series.number}: {clean(series.label)}; {base_line(series)}{law_line(series)}",
+                len(series.points),
+            )
             for series in found
         ],
         failures=[_failure(point) for point in points],

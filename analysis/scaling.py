@@ -90,7 +90,7 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    from analysis import tables
+    from analysis import exports, tables
     from benchmarks.record import replace
 
     files: dict[str, bytes] = {}
@@ -108,6 +108,8 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
         "weak.csv": tables.scaling_csv(report, report.weak).encode(),
         "cells.csv": tables.cells_csv(report).encode(),
     }
+    if report.strong or report.weak:
+        files["extra-p.jsonl"] = exports.extra_p(report)
     if report.study:
         files["study.csv"] = tables.study_csv(report).encode()
     try:

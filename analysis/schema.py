@@ -54,6 +54,7 @@ class Point(msgspec.Struct, kw_only=True):
     step_time_s: Annotated[
         Estimate | None, Meta(description="For one full global batch: window wall time x global batch / samples.")
     ]
+    repeat_step_times_s: Annotated[list[float], Meta(description="The same of each repeat that gives numbers.")]
     throughput_samples_per_s: Estimate | None
     epoch_time_s: Annotated[
         Estimate | None, Meta(description="For one pass over the data; null where the run counts steps.")
@@ -114,6 +115,36 @@ class Base(msgspec.Struct, kw_only=True):
     throughput_samples_per_s: float
 
 
+class Prediction(msgspec.Struct, kw_only=True):
+    """A point of the fitted law."""
+
+    workers: int
+    step_time_s: Annotated[Estimate, Meta(description="With the 95 % interval of the curve, by the noise measured.")]
+    measured: Annotated[bool, Meta(description="Whether the sweep has this number of workers; else it is a forecast.")]
+
+
+class HeldOut(msgspec.Struct, kw_only=True):
+    """The law of all counts but the largest, held against it."""
+
+    workers: int
+    model: str
+    predicted_s: Estimate
+    measured_s: float
+    miss: Annotated[float, Meta(description="predicted / measured - 1.")]
+
+
+class Fit(msgspec.Struct, kw_only=True):
+    """The scaling law that describes a series best, or why there is none."""
+
+    refused: Annotated[str | None, Meta(description="Why no law is given; null where one is.")] = None
+    model: str | None = None
+    parameters: dict[str, float] = {}
+    explained: Annotated[float | None, Meta(description="Share of the variance of log time.")] = None
+    aicc: Annotated[float | None, Meta(description="Corrected Akaike criterion; the smallest of the laws.")] = None
+    curve: list[Prediction] = []
+    held_out: HeldOut | None = None
+
+
 class Series(msgspec.Struct, kw_only=True):
     """Cells that differ in the number of workers only; the kind says which batch size is the same in all of them."""
 
@@ -127,6 +158,9 @@ class Series(msgspec.Struct, kw_only=True):
     ]
     base: Annotated[Base | None, Meta(description="Null where nothing is measured yet.")]
     points: Annotated[list[ScalingPoint], Meta(description="By number of workers.")]
+    fit: Annotated[Fit | None, Meta(description="The scaling law; null where a sweep has too many series to fit.")] = (
+        None
+    )
 
 
 class DroppedCell(msgspec.Struct, kw_only=True):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from analysis import metrics
+from analysis.fits import fit
 from analysis.load import Cell, Loaded, Run
 from analysis.origins import mixed
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
@@ -19,6 +20,8 @@ from benchmarks.sweep import FIXED_BATCH, is_part_of_cell, telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
 
 _SIZES = ("workers", "global_batch", "batch_per_worker")
+_MOST_FITS = 100
+"""Series of a kind beyond which no laws are fitted: each takes some hundredths of a second."""
 _ROUNDING = 1e-9
 """Ratios that exceed the ideal by less are rounding, not super-linear."""
 
@@ -111,6 +114,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         repeats_missing=missing,
         steps=min((one.steps for one in measured), default=0),
         step_time_s=time,
+        repeat_step_times_s=[one.step_time_s for one in measured],
         throughput_samples_per_s=_rate(time, cell.global_batch),
         epoch_time_s=_scaled(time, epoch_time_s / time.value) if epoch_time_s and time else None,
         accuracy=_known_median([one.accuracy for one in measured]),
@@ -168,6 +172,9 @@ def _all_series(kind: Kind, results: Sequence[Result], problems: list[str]) -> l
     found.sort(key=lambda series: (_settings_order(series.settings), series.fixed_batch))
     for number, series in enumerate(found, start=1):
         series.number = number
+    if len(found) <= _MOST_FITS:
+        for series in found:
+            series.fit = fit(kind, {point.workers: point.repeat_step_times_s for point in series.points})
     return found
 
 

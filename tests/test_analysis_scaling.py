@@ -18,7 +18,7 @@ from tests import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {f"{name}.{kind}" for name in ("throughput", "speedup", "efficiency") for kind in ("png", "svg")}
-TABLES = {"scaling.md", "scaling.tex", "scaling.json", "strong.csv", "weak.csv", "cells.csv"}
+TABLES = {"scaling.md", "scaling.tex", "scaling.json", "strong.csv", "weak.csv", "cells.csv", "extra-p.jsonl"}
 NO_TORCH = """
 import runpy, sys
 
