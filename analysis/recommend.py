@@ -1,0 +1,271 @@
+"""Which configuration to run: `python -m analysis.recommend DIR --goal time|cost [--deadline 2h --samples 1e9 ...]`.
+
+The best cell, the runner-up, how sure that is and what it costs; beside it the front of time and cost, and what the
+scaling laws expect of worker counts that were not measured. Says so where the measurement cannot tell cells apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from analysis.candidates import Candidate, Wanted, candidates, forecasts, on_front
+from analysis.load import load_cells
+from analysis.schema import Estimate
+from analysis.series import build_report
+from analysis.statistics import ENOUGH_REPEATS, Floats, estimate
+from benchmarks.errors import UserError, told
+from benchmarks.folder import newest_sweep
+
+Goal = Literal["time", "cost"]
+DEFAULT_SAMPLES = 1_000_000.0
+_SURE = 0.95
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Choice(msgspec.Struct, kw_only=True):
+    """One configuration with what it would take."""
+
+    label: str
+    cell_id: str | None
+    """Null for a forecast."""
+    workers: int
+    time_s: Estimate
+    worker_hours: Estimate
+    cost: Estimate | None
+    """In the cluster's currency; null without a price."""
+    accuracy: float | None
+    on_front: bool
+    """No other measured one is both faster and cheaper."""
+
+
+class Recommendation(msgspec.Struct, kw_only=True):
+    """What `--json` prints."""
+
+    goal: Goal
+    samples: float
+    sentence: str
+    best: Choice | None
+    runner_up: Choice | None
+    probability_best: float | None
+    """Share of the bootstrap draws in which the best one is the best of all."""
+    like_best: list[str]
+    """Those which the measurement cannot tell from the best."""
+    measured: list[Choice]
+    """By the goal, the best first."""
+    predicted: list[Choice]
+    """Worker counts that were not measured, by the series' laws; never the best, since nobody has seen them."""
+    excluded: list[str]
+    """Cells that were not considered, and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, or 2 for a mistake that the user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        wanted = Wanted(
+            samples=_number("--samples", options.samples),
+            deadline_s=_duration_s(options.deadline),
+            max_workers=int(_number("--max-workers", options.max_workers)) if options.max_workers else None,
+            min_accuracy=_number("--min-accuracy", options.min_accuracy) if options.min_accuracy else None,
+        )
+        result = recommend(options.dir or newest_sweep(options.results), options.goal, wanted)
+    except (UserError, OSError) as error:
+        line, code = told(error)
+        sys.stderr.write(f"error: {line}\n")
+        return code
+    if options.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+    else:
+        _show(result)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis.recommend", description="Which configuration to run.")
+    parser.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="a sweep's folder; default: the newest")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="of all results (results)"
+    )
+    parser.add_argument("--goal", choices=("time", "cost"), default="time", help="what is to be small (time)")
+    parser.add_argument("--samples", default=f"{DEFAULT_SAMPLES:g}", metavar="1e9", help="to be trained on (1e+06)")
+    parser.add_argument("--deadline", metavar="2h", help="as 90m, 2h or 1d: what may take longer is left out")
+    parser.add_argument("--max-workers", metavar="64", help="what needs more is left out")
+    parser.add_argument("--min-accuracy", metavar="0.9", help="what ended below in the sweep is left out")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"{name}={text}: must be a number above 0")
+    return value
+
+
+def _duration_s(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([\d.]+)([smhd])", text)
+    if match is None:
+        raise UserError(f"--deadline={text}: must be a number with s, m, h or d, as 2h")
+    return _number("--deadline", match[1]) * _UNITS_S[match[2]]
+
+
+def recommend(folder: Path, goal: Goal, wanted: Wanted) -> Recommendation:
+    """Choose among a sweep's cells.
+
+    Raises:
+        UserError: no such sweep, or nothing in it has a number.
+    """
+    loaded = load_cells(folder)
+    found, excluded = candidates(loaded.cells, wanted)
+    if not found and not excluded:
+        raise UserError(f"{folder}: no cell has a number yet; the sweep's command again runs what is missing")
+    amount: Callable[[Candidate], float] = {"time": lambda one: one.time_s, "cost": lambda one: one.price}[goal]
+    found.sort(key=amount)
+    best, runner_up = [*found[:2], None, None][:2]
+    ahead = build_report(loaded)
+    predicted = forecasts([*ahead.strong, *ahead.weak], wanted, loaded.cells)
+    like = [one for one in found[1:] if best and _alike(best, one, goal)]
+    sure = _probability_best(found, goal) if best else None
+    front = on_front(found)
+    return Recommendation(
+        goal=goal,
+        samples=wanted.samples,
+        sentence=_sentence(best, runner_up, like, sure, goal, wanted),
+        best=_choice(best, front) if best else None,
+        runner_up=_choice(runner_up, front) if runner_up else None,
+        probability_best=sure,
+        like_best=[one.label for one in like],
+        measured=[_choice(one, front) for one in found],
+        predicted=[_choice(one, set()) for one in sorted(predicted, key=amount)],
+        excluded=excluded,
+    )
+
+
+def _choice(one: Candidate, front: set[str]) -> Choice:
+    time = one.time_estimate
+    hours = one.workers / 3600
+    worker_hours = Estimate(value=time.value * hours, low=time.low * hours, high=time.high * hours)
+    price = one.price_per_worker_hour
+    return Choice(
+        label=one.label,
+        cell_id=one.cell_id,
+        workers=one.workers,
+        time_s=time,
+        worker_hours=worker_hours,
+        cost=None
+        if price is None
+        else Estimate(value=worker_hours.value * price, low=worker_hours.low * price, high=worker_hours.high * price),
+        accuracy=one.accuracy,
+        on_front=one.cell_id in front,
+    )
+
+
+def _draws(one: Candidate, goal: Goal) -> Floats:
+    return one.time_draws if goal == "time" else one.time_draws * (one.price / one.time_s)
+
+
+def _alike(best: Candidate, other: Candidate, goal: Goal) -> bool:
+    """Whether the 95 % interval of the ratio of the two holds 1."""
+    ratio = estimate(1.0, _draws(other, goal) / _draws(best, goal))
+    return ratio.low <= 1.0
+
+
+def _probability_best(found: Sequence[Candidate], goal: Goal) -> float:
+    table = np.stack([_draws(one, goal) for one in found])
+    return float(np.mean(np.argmin(table, axis=0) == 0))
+
+
+def _sentence(
+    best: Candidate | None,
+    runner_up: Candidate | None,
+    like: Sequence[Candidate],
+    sure: float | None,
+    goal: Goal,
+    wanted: Wanted,
+) -> str:
+    if best is None or sure is None:
+        return "No measured configuration keeps all conditions; see what was left out, and why."
+    time = best.time_estimate
+    hours = best.time_s * best.workers / 3600
+    paid = f", {best.price:.3g} {best.currency}" if best.price_per_worker_hour is not None else ""
+    words = (
+        f"Run {best.label}: {wanted.samples:.3g} samples take {duration(time.value)} "
+        f"{between(time)}, {hours:.3g} worker-hours{paid}."
+    )
+    if best.repeats < ENOUGH_REPEATS:
+        words += f" {best.repeats} repeat{'s' * (best.repeats > 1)}, so intervals are too narrow: sweep.repeats=6."
+    if runner_up is None:
+        return f"{words} It is the only one left."
+    if like:
+        names = "; ".join(one.label for one in like[:3]) + ("; ..." if len(like) > 3 else "")
+        return f"{words} The measurement cannot tell it from {names} ({sure:.0%} of the draws prefer it)."
+    by = (runner_up.time_s / best.time_s if goal == "time" else runner_up.price / best.price) - 1
+    need = "takes" if goal == "time" else "costs"
+    return f"{words} Sure to {min(sure, 0.999):.1%}; the runner-up, {runner_up.label}, {need} {by:.0%} more."
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `45.2 s`, `3.1 min`, `2.4 h`, `5 days`."""
+    unit, size = _unit_of(seconds)
+    return f"{seconds / size:.3g} {unit}"
+
+
+def between(time: Estimate) -> str:
+    """The interval of a duration, in the unit of its middle."""
+    size = _unit_of(time.value)[1]
+    return f"[{time.low / size:.3g}, {time.high / size:.3g}]"
+
+
+def _unit_of(seconds: float) -> tuple[str, float]:
+    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):
+        if seconds < limit:
+            return unit, size
+    return "days", 86400.0
+
+
+def _show(result: Recommendation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from analysis.tables import TERMINAL_WIDTH
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
+    console.print(Text(result.sentence, style="bold"))
+    for title, choices in (("measured", result.measured), ("predicted by the scaling laws", result.predicted)):
+        if not choices:
+            continue
+        table = Table(
+            title, "time", "95 % interval", "worker-hours", box=None, header_style="bold", padding=(0, 2, 0, 0)
+        )
+        if any(choice.cost for choice in choices):
+            table.add_column("cost", justify="right")
+        table.add_column("accuracy", justify="right")
+        table.add_column("")
+        for choice in choices[:20]:
+            row = [duration(choice.time_s.value), between(choice.time_s)]
+            row.append(f"{choice.worker_hours.value:.3g}")
+            row += [f"{choice.cost.value:.3g}" if choice.cost else "-"] if any(c.cost for c in choices) else []
+            row.append("-" if choice.accuracy is None else f"{choice.accuracy:.3f}")
+            table.add_row(Text(choice.label), *map(Text, row), "on the front" if choice.on_front else "")
+        console.print()
+        console.print(table)
+    for line in result.excluded:
+        console.print(Text(f"left out: {line}", style="dim"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Recommendations from sweeps with a known truth: the best cell, what it costs, how sure, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.candidates import Wanted
+from analysis.recommend import between, duration, main, recommend
+from analysis.schema import Estimate
+from tests import synthetic
+
+PRICED = {
+    **{"name": "local", "device": "cpu", "cores_per_node": 64, "gpus_per_node": 0},
+    **{"price_per_worker_hour": 3.0, "currency": "USD"},
+}
+# Seconds per step of 64 samples: twice the workers are 1.8 times as fast, but for 8, which are no faster than 4.
+STEPS_S = {1: 0.36, 2: 0.2, 4: 0.11, 8: 0.11}
+MILLION = Wanted(samples=1e6)
+
+
+def sweep(folder: Path, steps_s: Mapping[int, float] = STEPS_S, *, noise: float = 0.001, **changes: Any) -> Path:
+    rng = np.random.default_rng(1)
+    records = [
+        synthetic.record(synthetic.config(workers, repeat=repeat, **changes), [time_s * float(factor)] * 4)
+        for workers, time_s in steps_s.items()
+        for repeat, factor in enumerate(np.exp(rng.normal(0, noise, 6)))
+    ]
+    synthetic.write(folder, records)
+    return folder
+
+
+def test_the_fastest_is_told_with_its_time(tmp_path: Path) -> None:
+    result = recommend(sweep(tmp_path, {1: 0.36, 2: 0.2, 4: 0.11}), "time", MILLION)
+    assert result.best
+    assert result.best.label == "4 workers"
+    assert result.best.time_s.value == pytest.approx(0.11 * 1e6 / 64, rel=0.01)
+    assert result.best.worker_hours.value == pytest.approx(4 * 0.11 * 1e6 / 64 / 3600, rel=0.01)
+    assert result.best.cost is None
+    assert result.runner_up
+    assert result.runner_up.label == "2 workers"
+    assert result.probability_best == 1.0
+    assert "the runner-up, 2 workers, takes 82% more" in result.sentence
+
+
+def test_the_cheapest_is_another_one(tmp_path: Path) -> None:
+    """1 worker: 0.36 s; 2 workers: 0.4 worker-seconds a step. So one worker is cheapest, at 3 a worker-hour."""
+    result = recommend(sweep(tmp_path, {1: 0.36, 2: 0.2, 4: 0.11}, cluster=PRICED), "cost", MILLION)
+    assert result.best
+    assert result.best.label == "1 worker"
+    assert result.best.cost
+    assert result.best.cost.value == pytest.approx(3 * 0.36 * 1e6 / 64 / 3600, rel=0.01)
+
+
+def test_equal_cells_are_not_told_apart(tmp_path: Path) -> None:
+    result = recommend(sweep(tmp_path, noise=0.02), "time", MILLION)
+    assert {result.measured[0].workers, result.measured[1].workers} == {4, 8}
+    assert len(result.like_best) == 1
+    assert "cannot tell it from" in result.sentence
+    assert result.probability_best is not None
+    assert 0.2 < result.probability_best < 1
+
+
+def test_the_front_of_time_and_cost(tmp_path: Path) -> None:
+    """Eight workers are not faster than four and cost twice as much; all others buy time with money."""
+    result = recommend(sweep(tmp_path, STEPS_S | {8: 0.12}), "time", MILLION)
+    assert {choice.workers for choice in result.measured if choice.on_front} == {1, 2, 4}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "left"),
+    [
+        (Wanted(samples=1e6, max_workers=2), [2, 1]),
+        (Wanted(samples=1e6, deadline_s=3500.0), [4, 2]),  # 0.2 s x 15,625 steps are 3,125 s; 0.36 s are 5,625 s
+        (Wanted(samples=1e6, min_accuracy=0.95), []),
+    ],
+)
+def test_conditions(tmp_path: Path, wanted: Wanted, left: list[int]) -> None:
+    result = recommend(sweep(tmp_path, {1: 0.36, 2: 0.2, 4: 0.11}), "time", wanted)
+    assert [choice.workers for choice in result.measured] == left
+    assert len(result.excluded) == 3 - len(left)
+    if not left:
+        assert result.best is None
+        assert result.excluded[0].endswith("accuracy 0.900, not 0.95")
+
+
+def test_forecasts_are_kept_apart_and_are_never_the_best(tmp_path: Path) -> None:
+    times = {n: 0.4 * (0.05 + 0.95 / n) for n in (1, 2, 4, 8)}
+    result = recommend(sweep(tmp_path, times), "time", MILLION)
+    assert result.best
+    assert result.best.workers == 8
+    assert {choice.workers for choice in result.predicted} == {16, 32}
+    sixteen = next(choice for choice in result.predicted if choice.workers == 16)
+    truth = 0.4 * (0.05 + 0.95 / 16) * 1e6 / 64
+    assert sixteen.time_s.low <= truth <= sixteen.time_s.high
+    assert sixteen.cell_id is None
+
+
+def test_failed_cells_are_left_out_by_name(tmp_path: Path) -> None:
+    sweep(tmp_path, {1: 0.36, 2: 0.2})
+    synthetic.write(tmp_path, [synthetic.failed(synthetic.config(4), "oom")])
+    assert recommend(tmp_path, "time", MILLION).excluded == ["4 workers: no number (oom)"]
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (45.2, 186.0, 8640.0, 432000.0)] == ["45.2 s", "3.1 min", "2.4 h", "5 days"]
+    assert between(Estimate(value=180.0, low=60.0, high=7200.0)) == "[1, 120]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--deadline", "soon"], "--deadline=soon: must be a number with s, m, h or d"),
+        (["--samples", "-3"], "--samples=-3: must be a number above 0"),
+        (["--max-workers", "many"], "--max-workers=many: must be a number above 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main([str(tmp_path), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(tmp_path, cluster=PRICED)
+    assert main([str(tmp_path), "--goal", "cost", "--deadline", "2h", "--max-workers", "4"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("Run 1 worker: 1e+06 samples take 93.8 min [93.")
+    assert "left out: 8 workers: 8 workers, more than 4" in out
