@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,9 +18,8 @@ from torch.nn import functional
 
 from benchmarks.config import Variant
 from benchmarks.errors import ImpossibleRunError, UserError
+from benchmarks.record import DataFacts, SampleKind
 from benchmarks.registry import Registry
-
-Kind = Literal["images", "text", "tokens"]
 
 
 class DataError(UserError):
@@ -43,7 +41,7 @@ class Split:
         return len(self.targets)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SampleKind:
         """What its samples are, in the words of the trait `kind` in `conf/data/`."""
         if self.inputs.ndim == 4:
             return "images"
@@ -74,6 +72,17 @@ class Dataset:
     """The least mean loss over the test split that can be expected of any model, in nats; None where it is unknown."""
     highest_accuracy: float | None = None
     """The largest accuracy on the test split that can be expected of any model; None where it is unknown."""
+
+    def facts(self) -> DataFacts:
+        """For the record."""
+        return DataFacts(
+            kind=self.train.kind,
+            train_samples=len(self.train),
+            test_samples=len(self.test),
+            tokens_per_sample=None if self.train.kind == "images" else self.train.inputs.shape[1],
+            lowest_loss=self.lowest_loss,
+            highest_accuracy=self.highest_accuracy,
+        )
 
 
 datasets: Registry[Dataset] = Registry("data")

@@ -17,10 +17,10 @@ def synthetic_text(
 ) -> Dataset:
     """Texts whose words say what class they are of; the same at every call.
 
-    Words belong to the classes in turn, equally many to each; a few may be left over. A text has from a quarter of `length` to `length` words, each of them by a
-    chance of `signal` one of its class, else any word there is; the rest is padding. So the words' order tells nothing,
-    and Bayes' rule is the best classifier: classes are equally frequent, and a text of class c has a likelihood that
-    grows by the same factor with each of its words that belong to c.
+    Words belong to the classes in turn, equally many to each; a few may be left over. A text has from a quarter of
+    `length` to `length` words, each of them by a chance of `signal` one of its class, else any word there is; the rest
+    is padding. So the words' order tells nothing, and Bayes' rule is the best classifier: classes are equally frequent,
+    and the likelihood of a class grows by the same factor with each word that belongs to it.
     """
     generator = torch.Generator().manual_seed(0)
     words = vocabulary - FIRST_WORD
@@ -145,9 +145,7 @@ def random_chain(tokens: int, successors: int, generator: torch.Generator) -> Ch
     offsets = _different(tokens, successors - 1, generator)
     others = (following + 1 + offsets) % tokens  # of an offset from 0 to tokens - 2, none is the circle's again
     weights = -torch.rand(tokens, successors, dtype=torch.float64, generator=generator).clamp_min(1e-300).log()
-    return Chain(
-        successors=torch.cat([following, others], dim=1), probabilities=weights / weights.sum(1, keepdim=True)
-    )
+    return Chain(successors=torch.cat([following, others], dim=1), probabilities=weights / weights.sum(1, keepdim=True))
 
 
 def _different(tokens: int, count: int, generator: torch.Generator) -> Tensor:
