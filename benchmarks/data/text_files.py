@@ -68,7 +68,7 @@ def _texts(file: Iterable[str], classes: list[int]) -> Iterator[str]:
 
 
 @datasets.register("text_file")
-def text_file(*, file: str, train_samples: int, test_samples: int, length: int) -> Dataset:
+def text_file(*, root: str, file: str, train_samples: int, test_samples: int, length: int) -> Dataset:
     """Any file as a sequence of bytes, each of which is to be predicted from those before it.
 
     Training sequences follow each other from the file's beginning on, test sequences end with its end; the two splits
@@ -76,19 +76,19 @@ def text_file(*, file: str, train_samples: int, test_samples: int, length: int) 
 
     Raises DataError where the file cannot be read, or is too short for all of them.
     """
-    path = Path(file)
+    path = Path(root) / file
     samples = train_samples + test_samples
-    needed = samples * length + 2  # either part has one more target than inputs
+    needed = samples * length + 2  # either split has one more target than inputs
     try:
         size = path.stat().st_size
         if size < needed:
             raise DataError(
                 f"data.file={file}: has {size} bytes, and {samples} sequences of {length} take {needed}; "
-                f"give data.train_samples up to {max(0, (size - 2) // length - test_samples)}, or a shorter data.length"
+                "give smaller data.train_samples, test_samples or length"
             )
         content = np.memmap(path, dtype=np.uint8, mode="r")
     except OSError as error:
-        raise DataError(f"data.file={file}: cannot be read ({error.strerror})") from error
+        raise DataError(f"data.file={file}: cannot be read in data.root={root} ({error.strerror})") from error
     split = train_samples * length + 1
     return Dataset(
         train=_sequences(content[:split], length),

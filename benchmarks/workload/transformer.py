@@ -1,4 +1,4 @@
-"""Transformers: layers of equal shape, whose attention heads and hidden units can be computed apart. The one for images.
+"""Transformers, layers of equal shape whose heads and hidden units can be computed apart; and the one for images.
 
 A model is a sequence of stem, trunk and head, the trunk one of blocks, so that it can be cut between any two of them.
 There is no dropout: it would draw other numbers on each worker, and no two strategies could be compared exactly.
@@ -105,7 +105,7 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def attended(self, _tokens: Tensor) -> Tensor | None:
-        """Which tokens are attended to, as truth values that broadcast to (batch, heads, tokens, tokens); None is all."""
+        """Which tokens are attended to: truth values that broadcast to (batch, heads, tokens, tokens); None is all."""
         return None
 
     def _by_head(self, values: Tensor) -> Tensor:
