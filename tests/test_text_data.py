@@ -16,6 +16,7 @@ from benchmarks.data import DataError, Dataset, load
 from benchmarks.data.batches import Division, Loader
 from benchmarks.data.synthetic_text import Chain, random_chain
 from benchmarks.errors import ConfigError
+from benchmarks.trainer import _evaluated_at_once
 from benchmarks.variants import variant_file
 from tests.conftest import MakeRun
 
@@ -93,7 +94,9 @@ def test_ag_news_that_is_no_text(news: Path) -> None:
 
 def test_a_large_corpus_takes_seconds_not_minutes(tmp_path: Path) -> None:
     """A tenth of AG News's size; by processor time, which other processes do not lengthen."""
-    lines = (f'"{n % 4 + 1}","Title {n}","{" ".join(f"word{n * k % 9973}" for k in range(40))}"\n' for n in range(12000))
+    lines = (
+        f'"{n % 4 + 1}","Title {n}","{" ".join(f"word{n * k % 9973}" for k in range(40))}"\n' for n in range(12000)
+    )
     (tmp_path / "train.csv").write_text("".join(lines))
     (tmp_path / "test.csv").write_text(TEST)
     started = time.process_time()
@@ -172,7 +175,9 @@ def test_tokens_follow_a_chain_whose_lowest_loss_is_known() -> None:
     assert int((chances > 0).sum()) == 36
     chosen = chances[data.test.inputs.long(), data.test.targets]
     assert data.lowest_loss is not None
-    assert float(-chosen.log().mean()) == pytest.approx(data.lowest_loss, abs=4 * float(chosen.log().std()) / 32000**0.5)
+    assert float(-chosen.log().mean()) == pytest.approx(
+        data.lowest_loss, abs=4 * float(chosen.log().std()) / 32000**0.5
+    )
     right = (chances[data.test.inputs.long()].argmax(-1) == data.test.targets).double().mean()
     assert float(right) == pytest.approx(data.highest_accuracy, abs=4 * 0.5 / 32000**0.5)
     first, last = (data.train.inputs[:, place].long().bincount(minlength=12) / 8000 for place in (0, -1))
@@ -236,8 +241,18 @@ def test_the_warm_up_draws_from_the_vocabulary(name: str, vocabulary: int) -> No
     batch = loader.for_warmup(500)
     assert batch.inputs.shape == (500, *train.inputs.shape[1:])
     assert batch.targets.shape == (500, *train.targets.shape[1:])
-    assert vocabulary - 40 < int(batch.inputs.max()) < vocabulary
+    assert int(batch.inputs.max()) == int(train.inputs.max()) < vocabulary
     assert not torch.equal(batch.inputs, train.inputs[:500])
+
+
+def test_as_many_predictions_at_once_as_of_images(make_run: MakeRun) -> None:
+    """An evaluation holds logits for each token of a vocabulary: of 256 long sequences they would fill a GPU."""
+
+    def at_once(length: int, batch: int) -> int:
+        run = make_run(workload="gpt", data="tokens", data__length=length, strategy="single", batch_per_worker=batch)
+        return _evaluated_at_once(run, load(run.data, None))
+
+    assert (at_once(16, 4), at_once(64, 8), at_once(1, 8)) == (16, 8, 256)
 
 
 def test_text_is_not_scaled() -> None:

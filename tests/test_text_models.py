@@ -222,7 +222,11 @@ def test_the_text_transformer_comes_near_the_best_classifier() -> None:
         ("gpt", TEXT, "is a model for sequences of tokens, and the data set holds texts with their classes"),
         ("text_transformer", TOKENS, "is a model for texts with their classes, and the data set holds sequences"),
         ("lenet", TEXT, "is a model for images, and the data set holds texts"),
-        ("gpt", ImageShape(channels=1, size=8, classes=10), "is a model for sequences of tokens, and the data set holds images"),
+        (
+            "gpt",
+            ImageShape(channels=1, size=8, classes=10),
+            "is a model for sequences of tokens, and the data set holds images",
+        ),
     ],
 )
 def test_a_data_set_that_no_rule_knows(workload: str, shape: Shape, reason: str) -> None:

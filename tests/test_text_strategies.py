@@ -56,7 +56,14 @@ SHORT = {
     ("text", "1f1b", "fp16"): 0.006,
     ("text", "sequence", "bf16"): 0.03,
 }
-COUNTED = [("tied", "ddp"), ("tied", "zero1"), ("tied", "fsdp"), ("gpt", "1f1b"), ("gpt", "tensor"), ("text", "sequence")]
+COUNTED = [
+    ("tied", "ddp"),
+    ("tied", "zero1"),
+    ("tied", "fsdp"),
+    ("gpt", "1f1b"),
+    ("gpt", "tensor"),
+    ("text", "sequence"),
+]
 
 
 def make(model: str, **settings: Any) -> RunConfig:
