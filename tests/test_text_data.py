@@ -43,7 +43,7 @@ def news(tmp_path: Path) -> Path:
 
 
 def test_ag_news_word_by_word(news: Path) -> None:
-    """In training oil occurs 3 times; the, talks 2; price, of, isn, t, falling, in, hnlich, 2004 once, in this order."""
+    """In training oil occurs 3 times, the and talks twice, price, of, isn, t, falling, in, hnlich, 2004 once."""
     data = made("agnews", root=str(news), train_samples=3, test_samples=1, vocabulary=8, length=10)
     oil, the, talks, price, of, isn = range(2, 8)
     assert data.train.inputs.tolist() == [
@@ -137,6 +137,12 @@ def test_the_stationary_state_of_two_tokens(leave: float, come_back: float) -> N
     stationary = hand_made([[1 - leave, leave], [come_back, 1 - come_back]]).stationary()
     wanted = torch.tensor([come_back, leave], dtype=torch.float64) / (leave + come_back)
     assert torch.allclose(stationary, wanted, atol=1e-9)
+
+
+def test_a_chain_that_never_rests_has_a_stationary_state() -> None:
+    """From the first token to one of the others, and back: by powers alone, a start that is off stays off."""
+    stationary = hand_made([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]).stationary()
+    assert torch.allclose(stationary, torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64), atol=1e-9)
 
 
 @pytest.mark.parametrize(("count", "successors"), [(2, 1), (5, 5), (40, 3), (40, 39)])
@@ -256,7 +262,7 @@ def test_as_many_predictions_at_once_as_of_images(make_run: MakeRun) -> None:
 
 
 def test_text_is_not_scaled() -> None:
-    with pytest.raises(ConfigError, match="workload.input_size=32: data=tokens holds no images"):
+    with pytest.raises(ConfigError, match=r"workload.input_size=32: data=tokens holds no images"):
         load(Variant(name="tokens", options=variant_file("data", "tokens").defaults), 32)
 
 
