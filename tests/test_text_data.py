@@ -219,6 +219,7 @@ def test_the_best_classifier_of_synthetic_texts_is_known() -> None:
     assert data.highest_accuracy == pytest.approx(float(chances.max(1).values.mean()), abs=1e-6)
     entropies = -(chances * chances.log()).sum(1)
     assert data.lowest_loss == pytest.approx(float(entropies.mean()), abs=1e-6)
+    assert data.highest_accuracy is not None
     assert 0.5 < data.highest_accuracy < 0.95
     right = (chances.argmax(1) == data.test.targets).double().mean()
     assert float(right) == pytest.approx(data.highest_accuracy, abs=4 * 0.5 / 2000**0.5)

@@ -46,7 +46,7 @@ def torchs_encoder(trunk: nn.Module) -> nn.TransformerEncoder:
     for block in range(2):
         ours, theirs = trunk.get_submodule(str(block)), encoder.layers[block]
         for kind in ("weight", "bias"):
-            inner = [ours.get_parameter(f"attention.{name}.{kind}") for name in ("query", "key", "value")]
+            inner: list[Tensor] = [ours.get_parameter(f"attention.{name}.{kind}") for name in ("query", "key", "value")]
             theirs.get_parameter(f"self_attn.in_proj_{kind}").data.copy_(torch.cat(inner))
         pairs = {"self_attn.out_proj": "attention.output", "norm1": "attention_norm", "norm2": "mlp_norm"}
         for their_name, our_name in {**pairs, "linear1": "mlp.up", "linear2": "mlp.down"}.items():

@@ -67,7 +67,13 @@ COUNTED = [
 
 
 def make(model: str, **settings: Any) -> RunConfig:
-    keys = {"global_batch": GLOBAL_BATCH, "steps": None, "epochs": 2, "warmup_steps": 1, "run_limit_s": 60}
+    keys: dict[str, Any] = {
+        "global_batch": GLOBAL_BATCH,
+        "steps": None,
+        "epochs": 2,
+        "warmup_steps": 1,
+        "run_limit_s": 60,
+    }
     keys |= {"optimizer.lr": 0.2, "optimizer.momentum": 0.5, **MODELS[model], **settings}
     return RunConfig.from_mapping(base_mapping(**{key.replace(".", "__"): value for key, value in keys.items()}))
 
@@ -81,7 +87,7 @@ def cases() -> dict[str, Case]:
         run = make(model, workers=WORKERS, precision=precision, **STRATEGIES[strategy])
         made[f"{model}/{strategy}/{precision}"] = Case(run=run, steps=STEPS, of_all_ranks=True)
     for model, strategy in COUNTED:
-        more = {"workload.hidden_size": 64, "data.length": 32, "steps": 5, "epochs": None}
+        more: dict[str, Any] = {"workload.hidden_size": 64, "data.length": 32, "steps": 5, "epochs": None}
         more |= {"strategy.bucket_mb": 25.0} if strategy == "zero1" else {}  # each bucket's message has its headers
         run = make(model, workers=WORKERS, **{**STRATEGIES[strategy], **more})
         made[f"{model}/{strategy}/bytes"] = Case(run=run, steps=2, count_bytes=True)
