@@ -47,6 +47,8 @@ class RankResult(msgspec.Struct, kw_only=True):
     peak_host_bytes: int = 0
     peak_device_bytes: int | None = None
     communication: Communication | None = None
+    model: record.ModelSize | None = None
+    data: record.DataFacts | None = None
     strategy_facts: dict[str, Any] = {}
     environment: dict[str, Any] = {}
 

@@ -19,9 +19,10 @@ from benchmarks import sanity
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader
+from benchmarks.flops import model_size
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
-from benchmarks.record import Check, Evaluation
+from benchmarks.record import Check, DataFacts, Evaluation, ModelSize
 from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy
 from benchmarks.timing import Clock
@@ -49,6 +50,9 @@ class Measured:
     checks: list[Check]
     memory: Peaks
     communication: Communication
+    model: ModelSize | None
+    """Counted by rank 0."""
+    data: DataFacts
     strategy_facts: dict[str, Any]
 
 
@@ -92,6 +96,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     counted = sanity.expected_samples(trainer.total(sum(window.samples)), window.global_samples)
     checks = [sanity.finite_loss(losses), counted, sanity.clocks_agree(window.spans), *trainer.checks()]
     memory = Peaks.now(place.device)
+    model = model_size(run.workload, dataset) if place.rank == 0 else None
 
     report.phase("communication")  # last: its steps train on, without the other ranks
     communication = trainer.measure_communication(loader)
@@ -104,6 +109,8 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         checks=checks,
         memory=memory,
         communication=communication,
+        model=model,
+        data=dataset.facts(),
         strategy_facts={**strategy.facts(), **trainer.schedule.facts()},
     )
 

@@ -54,7 +54,7 @@ class Trainer:
         self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
         self.loss = Loss()
-        self._evaluator = Evaluator(model, strategy, self.precision, chunk=max(run.batch_per_worker, 256))
+        self._evaluator = Evaluator(model, strategy, self.precision, chunk=_evaluated_at_once(run, dataset))
         plain = Step(
             model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
             loss=self.loss,
@@ -160,6 +160,11 @@ class Trainer:
         """What must hold of the trained model."""
         copies = self.strategy.copies(self.bare_model)
         return [sanity.replicas_equal(copies)] if copies else []
+
+
+def _evaluated_at_once(run: RunConfig, dataset: Dataset) -> int:
+    """Samples: 256, or as many tokens; or as many as in training, for which there is room."""
+    return max(run.batch_per_worker, 256 // dataset.test.targets_per_sample)
 
 
 def _slowdown(run: RunConfig, place: Place) -> Slowdown | None:

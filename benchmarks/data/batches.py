@@ -109,11 +109,11 @@ class Loader:
             yield self._batch(order, 0, size)
 
     def for_warmup(self, size: int) -> Batch:
-        """A batch of random bytes and classes, of the share's size: warm-up must not see the training data."""
+        """Random bytes or tokens and classes, of the share's size: warm-up must not see the training data."""
         samples = self.division.samples(size)
         generator = torch.Generator().manual_seed(self.seed)
         shape = (samples, *self.split.inputs.shape[1:])
-        inputs = torch.randint(256, shape, dtype=self.split.inputs.dtype, generator=generator)
+        inputs = torch.randint(self.split.values, shape, dtype=self.split.inputs.dtype, generator=generator)
         targets = self.split.targets[torch.randint(len(self.split), (samples,), generator=generator)]
         return Batch(inputs.to(self.device), targets.to(self.device), self.division.weight(size))
 
