@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,3 +118,22 @@ def test_what_would_do_nothing_is_refused(make_run: MakeRun, settings: dict[str,
     with pytest.raises(ImpossibleRunError) as caught:
         make_run(augmentation="crop_flip", **settings)
     assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_data_that_are_no_images_are_refused(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As their file says it; one that says nothing is taken."""
+    folder = tmp_path / "conf" / "data"
+    folder.mkdir(parents=True)
+    for name, traits in (
+        ("words", "traits: {kind: \"'text'\"}"),
+        ("pictures", "traits: {kind: \"'images'\"}"),
+        ("else", ""),
+    ):
+        (folder / f"{name}.yaml").write_text(f"name: {name}\ntrain_samples: 100\n{traits}\n")
+    monkeypatch.setenv("SCALEBENCH_EXTRA", str(tmp_path))
+    for name in ("pictures", "else"):
+        assert make_run(data=name, augmentation="crop_flip").data.name == name
+    with pytest.raises(ImpossibleRunError, match=r"augmentation=crop_flip needs data.kind in \[None, 'images'\]: .*"):
+        make_run(data="words", augmentation="crop_flip")
