@@ -100,8 +100,8 @@ def test_fields_are_uniform_and_independent() -> None:
     for one in drawn:
         assert (int(one.min()), int(one.max())) == (0, 3)
         assert torch.bincount(one).float().sub(10_000).abs().max() < 450
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert torch.bincount(4 * drawn[one] + drawn[other]).float().sub(2_500).abs().max() < 250
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert torch.bincount(4 * drawn[first] + drawn[second]).float().sub(2_500).abs().max() < 250
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def living() -> dict[int, int]:
 
 def descendants(pid: int) -> set[int]:
     """All processes below one."""
-    parents, found, fresh = living(), set(), {pid}
+    parents, fresh = living(), {pid}
+    found: set[int] = set()
     while fresh:
         fresh = {child for child, parent in parents.items() if parent in fresh} - found
         found |= fresh
@@ -68,7 +69,7 @@ def _leaves_nothing() -> Iterator[None]:
 
 
 def wait_until_gone(pids: set[int]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 3  # torch's own watchdog looks every five seconds
     while left := pids & living().keys():
         assert time.monotonic() < deadline, f"still alive: {left}"
         time.sleep(0.05)
