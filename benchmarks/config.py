@@ -179,9 +179,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def oversubscribed(self) -> bool:
-        """More CPU threads at work than the node has cores: allowed, but the numbers describe a crowd."""
+        """More CPU threads, loader processes among them, than the node has cores: allowed, but it is a crowd."""
         cores = self.cluster.cores_per_node
-        return cores is not None and self.device == "cpu" and self.workers_per_node * self.threads_per_worker > cores
+        loading = self.loader.options.get("workers", 0)
+        of_worker = self.threads_per_worker + (loading if isinstance(loading, int) else 0)
+        return cores is not None and self.device == "cpu" and self.workers_per_node * of_worker > cores
 
     @cached_property
     def cell_id(self) -> str:

@@ -149,6 +149,8 @@ def test_configuration_cannot_be_changed(make_run: MakeRun) -> None:
 def test_oversubscription_is_allowed_and_marked(make_run: MakeRun) -> None:
     assert not make_run(workers=2).oversubscribed
     assert make_run(workers=4).oversubscribed
+    assert not make_run(loader="processes", loader__workers=1).oversubscribed
+    assert make_run(loader="processes", loader__workers=2).oversubscribed
 
 
 def test_a_variant_of_ones_own_needs_its_name_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,19 @@ def test_a_resident_loader_draws_nothing_once_the_clock_runs(
         next(loader_of(feeds["host"], Division(0, 1)).epoch(0))
 
 
+def test_what_goes_to_a_gpu_is_pinned_after_it_was_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs and targets, once each; a CPU has nothing to pin, so the call is watched only."""
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    batch = next(loader_of(Feed(split_of(), CPU, CROP, pin_memory=True, non_blocking=True), Division(0, 1)).epoch(0))
+    assert [id(tensor) for tensor in pinned] == [id(batch.inputs), id(batch.targets)]
+
+
 def test_bytes_of_a_sample() -> None:
     assert loader_of(feed_of("host"), Division(0, 1)).sample_bytes == 3 * 6 * 6 + 8
 
@@ -233,3 +246,10 @@ def test_what_cannot_be_is_refused(make_run: MakeRun, settings: dict[str, Any], 
     with pytest.raises(ImpossibleRunError) as caught:
         make_run(**settings)
     assert re.fullmatch(pattern, str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["host", "processes"])
+def test_with_a_gpu_batches_may_be_pinned(make_run: MakeRun, name: str) -> None:
+    cluster = {"name": "local", "device": "auto", "cores_per_node": 2, "gpus_per_node": 1}
+    run = make_run(cluster=cluster, device="cuda", loader=name, loader__pin_memory=True, loader__non_blocking=True)
+    assert run.loader.options["non_blocking"] is True
