@@ -121,7 +121,11 @@ class RankSummary(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """From the rank's last gradient to the end of the backward pass: communication not hidden, and waiting for
     slower ranks. Null where the strategy has no such point."""
     peak_host_bytes: int
+    """Of the worker, and of the processes that load for it."""
     peak_device_bytes: int | None
+    loaded_bytes_per_step: float | None = None
+    """Inputs and targets, as they are stored, that the rank's loader handed to a step, as a mean; over `data_wait_s`,
+    bytes per second that were waited for. Null where the run was cut short."""
 
 
 class Evaluation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

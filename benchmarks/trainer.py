@@ -136,15 +136,12 @@ class Trainer:
         loader.global_batch = self.run.global_batch
         return sorted(sizes)
 
-    def noise_scale(self, dataset: Dataset, batches: int) -> float:
+    def noise_scale(self, loader: Loader, batches: int) -> float:
         """The gradient's noise scale at this moment, in samples, from the first global batches of the run's size."""
         place, run = self.place, self.run
-        equal = Division(place.rank, place.workers)
-        loader = Loader(
-            dataset.train, device=place.device, division=equal, global_batch=run.global_batch, seed=run.seed
-        )
+        equal = loader.beside(Division(place.rank, place.workers), run.global_batch)
         with self.strategy.evaluating(self.bare_model):
-            chosen = list(islice(loader.epoch(0), batches))
+            chosen = list(islice(equal.epoch(0), batches))
             return measured_noise_scale(self.bare_model, self._loss_of, chosen, place.workers)
 
     def _loss_of(self, batch: Batch) -> Tensor:
