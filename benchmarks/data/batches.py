@@ -59,6 +59,10 @@ class Division:
         """See `Batch.weight`."""
         return self.samples(size) * self.replicas / size
 
+    def whole(self, batch: Batch) -> int:
+        """The size of the global batch that a batch of this replica is a share of."""
+        return round(len(batch) * self.replicas / batch.weight)
+
 
 def _order(samples: int, seed: int, epoch: int) -> Tensor:
     # torch's generator on the CPU looks at the lower 32 bits of its seed only, so both numbers must reach them.
