@@ -22,7 +22,7 @@ from benchmarks.loss import Loss
 from benchmarks.lr_schedule import lr_schedules
 from benchmarks.lr_schedule.rates import Rates, samples_of
 from benchmarks.model import build_model
-from benchmarks.optimizer import optimizers
+from benchmarks.optimizer import TakeStep, WatchingOptimizer, optimizers
 from benchmarks.precision import precisions
 from benchmarks.record import Check, Evaluation
 from benchmarks.restore import Snapshot
@@ -64,17 +64,17 @@ class Trainer:
             precision=self.precision,
             after_backward=self._mark_backward_done,
         )
-        step = strategy.make_step(plain)
-        self._unscheduled: Callable[[Batch], Tensor] = (
-            SlowedStep(step=step, slowdown=self._slowdown) if self._slowdown else step
-        )
+        step: TakeStep = strategy.make_step(plain)
+        if isinstance(self.optimizer, WatchingOptimizer):
+            step = self.optimizer.watch(model, step, strategy)
+        self._unscheduled = SlowedStep(step=step, slowdown=self._slowdown) if self._slowdown else step
         self.rates = Rates(
             self.optimizer,
             lr_schedules.make(run.lr_schedule),
             samples_of(run, len(dataset.train)),
             strategy.division,
         )
-        self.step = self.rates.scheduled(self._unscheduled)
+        self.step: TakeStep = self.rates.scheduled(self._unscheduled)
 
     @property
     def clock_name(self) -> str:
