@@ -242,6 +242,7 @@ MEASURED: dict[str, dict[str, Any]] = {
     "ddp": {"strategy": "ddp"},
     "async": {"strategy": "parameter_server", "strategy.mode": "async"},
     "hogwild": {"strategy": "hogwild"},
+    "muon": {"strategy": "ddp", "optimizer": "muon"},
 }
 
 
@@ -284,6 +285,7 @@ def test_the_record_says_which_rates_were_used(name: str, taken: Any) -> None:
         assert measured.strategy_facts["lr_factor"] == pytest.approx(
             {"first": 0.1, "highest": max(factors), "lowest": min(factors), "last": factors[-1]}
         )
+        assert all(check.passed for check in measured.checks)
         if name == "ddp":
             assert measured.communication.unsynchronised_step_s is not None
 
