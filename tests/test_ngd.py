@@ -178,6 +178,19 @@ def test_a_step_solves_the_damped_system(name: str) -> None:
         assert float(gradient.abs().max()) > 1e-3
 
 
+def test_a_factor_without_an_inverse_fails_the_run_and_asks_the_device_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All numbers are NaN where there is none, and nobody has read a value on the host to find out."""
+    for name in ("item", "__bool__", "tolist", "__float__"):
+        monkeypatch.setattr(Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name}"))
+    singular, sound = torch.diag(torch.tensor([1.0, 0.0])), torch.diag(torch.tensor([2.0, 4.0]))
+    inverses = damped_inverses(singular, sound, 0.0)
+    monkeypatch.undo()
+    assert inverses[0].isnan().all()
+    assert torch.allclose(inverses[1], torch.diag(torch.tensor([0.5, 0.25])))
+
+
 CONVOLUTIONS = [
     {"kernel_size": 3, "padding": 1},
     {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 2), "bias": False},

@@ -87,11 +87,12 @@ def mean_eigenvalue(factor: Tensor) -> Tensor:
 
 
 def _inverse(factor: Tensor, damping: Tensor) -> Tensor:
-    """By Cholesky's decomposition, without a look at whether there is one: that would wait for the device.
+    """By Cholesky's decomposition, with no look at whether there is one: `cholesky_inverse` looks, and waits for it.
 
     Where too little damping leaves none, all numbers are NaN, and so is the loss from then on: the run fails.
     """
     damped = factor.clone()
     damped.diagonal().add_(damping)
     triangle, failed = torch.linalg.cholesky_ex(damped)
-    return torch.where(failed > 0, torch.nan, torch.cholesky_inverse(triangle))
+    half = torch.linalg.solve_triangular(triangle, torch.eye(len(factor), device=factor.device), upper=False)
+    return torch.where(failed > 0, torch.nan, half.T @ half)
