@@ -1,8 +1,8 @@
 """Rules over configuration keys, such as `workers == 1` or `batch_per_worker >= 2 * micro_batches`.
 
 Variants use them to say what they need, sweeps to say which cells they want. A rule is a Python
-expression of names, constants, comparisons, arithmetic and `and`/`or`/`not`/`in`; anything else is refused
-when the rule is read, so a configuration file can never run code.
+expression of names, constants, comparisons, arithmetic, `and`/`or`/`not`/`in`, and `min` and `max` of a list; anything
+else is refused when the rule is read, so a configuration file can never run code.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _ALLOWED: tuple[type[ast.AST], ...] = (
     ast.FloorDiv,
     ast.Mod,
 )
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max}
 
 
 class _KeysToLookups(ast.NodeTransformer):
@@ -46,6 +47,10 @@ class _KeysToLookups(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return self._lookup(node, node.id)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        node.args = [self.visit(argument) for argument in node.args]
+        return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         return self._lookup(node, ast.unparse(node))
@@ -63,12 +68,19 @@ def _compile(rule: str) -> CodeType:
     except (SyntaxError, ValueError) as error:
         raise ConfigError(f"rule {rule!r}: not an expression") from error
     for node in ast.walk(tree):
-        if not isinstance(node, _ALLOWED):
+        if not isinstance(node, _ALLOWED) and not _is_of_a_list(node):
             raise ConfigError(
                 f"rule {rule!r}: {type(node).__name__} is not allowed; use keys, constants, comparisons, + - * / // %, "
-                "and, or, not, in"
+                "and, or, not, in, min and max of a list"
             )
     return compile(ast.fix_missing_locations(_KeysToLookups().visit(tree)), rule, "eval")
+
+
+def _is_of_a_list(node: ast.AST) -> bool:
+    """Whether a call is `min` or `max` of one thing."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return False
+    return node.func.id in _FUNCTIONS and len(node.args) == 1 and not node.keywords
 
 
 def holds(rule: str, values: Mapping[str, object]) -> bool:
@@ -90,8 +102,8 @@ def value(rule: str, values: Mapping[str, object]) -> object:
         return values[key]
 
     lookup: Callable[[str], object] = look_up
-    scope: dict[str, Any] = {"__builtins__": {}, "_key": lookup}
+    scope: dict[str, Any] = {"__builtins__": {}, "_key": lookup, **_FUNCTIONS}
     try:
         return eval(code, scope)
-    except (TypeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"rule {rule!r}: {error}") from error

@@ -118,7 +118,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         communication=communication,
         model=model,
         data=dataset.facts(),
-        strategy_facts={**strategy.facts(), **trainer.schedule.facts()},
+        strategy_facts={**strategy.facts(), **trainer.schedule.facts(), **trainer.rates.facts()},
     )
 
 

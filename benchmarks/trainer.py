@@ -19,8 +19,10 @@ from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.evaluation import Evaluator
 from benchmarks.loss import Loss
+from benchmarks.lr_schedule import lr_schedules
+from benchmarks.lr_schedule.rates import Rates, samples_of
 from benchmarks.model import build_model
-from benchmarks.optimizer import optimizers
+from benchmarks.optimizer import TakeStep, WatchingOptimizer, optimizers
 from benchmarks.precision import precisions
 from benchmarks.record import Check, Evaluation
 from benchmarks.restore import Snapshot
@@ -62,10 +64,17 @@ class Trainer:
             precision=self.precision,
             after_backward=self._mark_backward_done,
         )
-        step = strategy.make_step(plain)
-        self.step: Callable[[Batch], Tensor] = (
-            SlowedStep(step=step, slowdown=self._slowdown) if self._slowdown else step
+        step: TakeStep = strategy.make_step(plain)
+        if isinstance(self.optimizer, WatchingOptimizer):
+            step = self.optimizer.watch(model, step, strategy)
+        self._unscheduled = SlowedStep(step=step, slowdown=self._slowdown) if self._slowdown else step
+        self.rates = Rates(
+            self.optimizer,
+            lr_schedules.make(run.lr_schedule),
+            samples_of(run, len(dataset.train)),
+            strategy.division,
         )
+        self.step: TakeStep = self.rates.scheduled(self._unscheduled)
 
     @property
     def clock_name(self) -> str:
@@ -115,7 +124,7 @@ class Trainer:
         for size in self._batch_sizes(loader):
             batch = loader.for_warmup(size)
             for _ in range(self.run.warmup_steps):
-                self.step(batch)
+                self._unscheduled(batch)
         initial.restore()
         self.strategy.forget()
         del initial
@@ -125,7 +134,7 @@ class Trainer:
     def measure_communication(self, loader: Loader) -> Communication:
         """What it costs, by as many steps as warm-up takes for each batch size; the model is of no use afterwards."""
         self._clock = None
-        probe = Probe(self.place, self.strategy, self.step, self.run.warmup_steps)
+        probe = Probe(self.place, self.strategy, self._unscheduled, self.run.warmup_steps)
         return probe.measure({size: loader.same(size) for size in self._batch_sizes(loader)}, self.gradient_bytes)
 
     def _batch_sizes(self, loader: Loader) -> list[int]:

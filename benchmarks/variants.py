@@ -24,7 +24,7 @@ VARIANT_AXES = (
     *("strategy", "batch_schedule", "optimizer", "lr_schedule", "precision"),
 )
 
-TRAITS = {"workload": ("layers", "heads"), "data": ("kind",)}
+TRAITS = {"workload": ("layers", "heads"), "data": ("kind",), "optimizer": ("elementwise",)}
 """What rules may ask of any entry of an axis, as `workload.layers`; null where its file does not say."""
 
 Scalar = str | int | float | bool | None
@@ -40,7 +40,7 @@ class VariantFile(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     defaults: Mapping[str, Option]
     needs: Mapping[str, str]
-    traits: Mapping[str, str | int]
+    traits: Mapping[str, str | int | bool]
 
 
 def conf_folders() -> list[Path]:
@@ -81,7 +81,7 @@ def _read_variant_file(axis: str, name: str, folders: tuple[Path, ...]) -> Varia
     try:
         keys = msgspec.yaml.decode(path.read_bytes(), type=dict[str, Any])
         needs = msgspec.convert(keys.pop("needs", None) or {}, dict[str, str])
-        traits = msgspec.convert(keys.pop("traits", None) or {}, dict[str, str | int])
+        traits = msgspec.convert(keys.pop("traits", None) or {}, dict[str, str | int | bool])
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
     if keys.pop("name", None) != name:

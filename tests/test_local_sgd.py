@@ -33,7 +33,7 @@ EPOCHS = 10
 NESTEROV = {"strategy.outer": "nesterov"}
 GENTLE = {**NESTEROV, "strategy.outer_lr": 0.6, "strategy.outer_momentum": 0.5}
 PLAIN = {"optimizer.momentum": 0.0}
-LOOK_AHEAD = {"optimizer.nesterov": True, "optimizer.weight_decay": 0.01}
+LOOK_AHEAD = {"optimizer": "sgd_nesterov", "optimizer.weight_decay": 0.01}
 ADAM = {"optimizer": "adam", "optimizer.eps": 1e-4}
 RESNET = {"workload": "resnet18", "workload.input_size": 16, "global_batch": 32, "warmup_steps": 1}
 

@@ -24,7 +24,7 @@ GLOBAL_BATCH = 284
 WORLDS = (2, 4)
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"optimizer": "sgd", "optimizer.nesterov": True, "optimizer.weight_decay": 0.01},
+    "sgd": {"optimizer": "sgd_nesterov", "optimizer.weight_decay": 0.01},
     "adam": {"optimizer": "adam", "optimizer.weight_decay": 0.01, "optimizer.eps": 1e-4},
     "adagrad": {"optimizer": "adagrad", "optimizer.initial_accumulator": 0.1, "optimizer.lr": 0.05},
 }

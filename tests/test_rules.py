@@ -7,7 +7,7 @@ import pytest
 from benchmarks.errors import ConfigError
 from benchmarks.rules import holds
 
-VALUES = {"workers": 4, "strategy": "ddp", "optimizer.lr": 0.1, "global_batch": 96}
+VALUES = {"workers": 4, "strategy": "ddp", "optimizer.lr": 0.1, "global_batch": 96, "parts": [0.5, 0.2]}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,8 @@ VALUES = {"workers": 4, "strategy": "ddp", "optimizer.lr": 0.1, "global_batch": 
         ("global_batch % workers == 0", True),
         ("global_batch // workers >= 25", False),
         ("workers == 1 or global_batch == 96", True),
+        ("min(parts) == 0.2 and max(parts) == 0.5", True),
+        ("workers in [min([1, 4]), 2]", False),
     ],
 )
 def test_known_verdicts(rule: str, verdict: bool) -> None:
@@ -44,6 +46,12 @@ def test_known_verdicts(rule: str, verdict: bool) -> None:
         "worker == 4",
         "strategy > 4",
         "workers / 0 == 1",
+        "min([]) > 0",
+        "min(parts, key=workers) > 0",
+        "min(1, 2) > 0",
+        "max(workers) > 0",
+        "max.__self__",
+        "len(parts) > 0",
     ],
 )
 def test_refused_with_one_line_that_names_the_rule(rule: str) -> None:

@@ -21,10 +21,22 @@ WORLDS = (2, 4)
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
-    "nesterov": {"optimizer": "sgd", "optimizer.nesterov": True, "optimizer.weight_decay": 0.01},
+    "nesterov": {"optimizer": "sgd_nesterov", "optimizer.weight_decay": 0.01},
     "adam": {"optimizer": "adam", "optimizer.weight_decay": 0.01, "optimizer.eps": 1e-4},
     "adagrad": {"optimizer": "adagrad", "optimizer.initial_accumulator": 0.1, "optimizer.lr": 0.05},
 }
+# On shards only: what treats every number by itself, in each of torch's implementations.
+ON_SHARDS: dict[str, dict[str, Any]] = {
+    "adadelta": {"optimizer": "adadelta", "optimizer.eps": 1e-4},
+    "adadelta_foreach": {"optimizer": "adadelta", "optimizer.eps": 1e-4, "optimizer.implementation": "foreach"},
+    "adamw_fused": {"optimizer": "adamw", "optimizer.eps": 1e-4, "optimizer.implementation": "fused"},
+    "nesterov_fused": {**OPTIMIZERS["nesterov"], "optimizer.implementation": "fused"},
+    "adagrad_fused": {**OPTIMIZERS["adagrad"], "optimizer.implementation": "fused"},
+}
+SHARDED = [
+    *(("zero1", optimizer) for optimizer in ON_SHARDS),
+    *(("fsdp", optimizer) for optimizer in ("adadelta", "adadelta_foreach", "adamw_fused")),
+]
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp": {"strategy": "ddp"},
     "ddp_small_buckets": {"strategy": "ddp", "strategy.bucket_mb": 0.01, "strategy.gradient_as_bucket_view": False},
@@ -70,6 +82,9 @@ def cases_of(workers: int) -> dict[str, Case]:
             if fits(strategy, workers):
                 run = make(workers=workers, **settings, **more)
                 cases[f"{strategy}/{optimizer}"] = Case(run=run, steps=STEPS)
+    for strategy, optimizer in SHARDED if workers == 2 else ():
+        run = make(workers=workers, **STRATEGIES[strategy], **ON_SHARDS[optimizer])
+        cases[f"{strategy}/{optimizer}"] = Case(run=run, steps=STEPS)
     for name, (settings, _) in {**HOOKS, **PRECISIONS}.items():
         cases[name] = Case(run=make(workers=workers, **settings), steps=STEPS)
     cases["powersgd_cold"] = Case(run=make(workers=workers, **HOOKS["hook_powersgd"][0], warmup_steps=0), steps=STEPS)
@@ -98,7 +113,9 @@ def reference() -> Callable[[str], Outcome]:
 
     @cache
     def of(optimizer: str) -> Outcome:
-        return take(Case(run=make(strategy="single", warmup_steps=0, **OPTIMIZERS[optimizer]), steps=STEPS), 0)
+        return take(
+            Case(run=make(strategy="single", warmup_steps=0, **(OPTIMIZERS | ON_SHARDS)[optimizer]), steps=STEPS), 0
+        )
 
     return of
 
@@ -132,6 +149,15 @@ def test_a_strategy_trains_the_same_model(
     assert largest_difference(result.parameters, start) > 5e-3, "ten steps must have moved the parameters"
     assert result.accuracy == pytest.approx(wanted.accuracy, abs=0.01)
     assert all(result.checks)
+
+
+@pytest.mark.parametrize(("strategy", "optimizer"), SHARDED)
+def test_shards_take_every_implementation(
+    strategy: str, optimizer: str, outcome: Any, reference: Any, start: dict[str, Tensor]
+) -> None:
+    result, wanted = outcome(2, f"{strategy}/{optimizer}"), reference(optimizer)
+    assert largest_difference(result.parameters, wanted.parameters) < 1e-5
+    assert largest_difference(result.parameters, start) > 5e-3, "ten steps must have moved the parameters"
 
 
 @pytest.mark.parametrize("name", [*HOOKS, *PRECISIONS])

@@ -74,7 +74,7 @@ def test_many_workers_equal_one_with_the_same_global_batch(
 
 
 def test_the_step_is_a_plain_training_loop(make_run: MakeRun) -> None:
-    run = make_run(strategy="single", batch_per_worker=64, optimizer__nesterov=True, optimizer__weight_decay=0.01)
+    run = make_run(strategy="single", batch_per_worker=64, optimizer="sgd_nesterov", optimizer__weight_decay=0.01)
     ours = train(run, 0, 5)
 
     torch.manual_seed(run.seed)

@@ -69,6 +69,10 @@ class Division:
         """See `Batch.weight`."""
         return self.samples(size) * self.replicas / size
 
+    def whole(self, batch: Batch) -> int:
+        """The size of the global batch that a batch of this replica is a share of."""
+        return round(len(batch) * self.replicas / batch.weight)
+
 
 class Part(NamedTuple):
     """A replica's share of one global batch: places in the epoch's order, and `Batch.weight`."""

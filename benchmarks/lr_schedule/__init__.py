@@ -11,6 +11,9 @@ from benchmarks.registry import Registry
 class LrSchedule:
     """The optimiser's own rate throughout: what the others change."""
 
+    changes = False
+    """Whether the factor is ever another than 1. Where it is not, no step asks for it."""
+
     def factor(self, _progress: float, /) -> float:
         """What the rate is multiplied with, once this part of the run's samples is trained on, from 0 to 1."""
         return 1.0

@@ -60,6 +60,8 @@ class Strategy(ABC):
     shards_gradients = False
     """Whether a rank's optimiser sees a part of the gradients only, so that an overflow must be told to all."""
 
+    summed_bytes_per_step = 0.0
+    """What `sum_over_replicas` is given, as a mean over steps; whoever calls it says so."""
     counts_samples = True
     """Whether this rank's samples and losses count. Of the workers that hold one replica together, one's do."""
 
@@ -91,6 +93,14 @@ class Strategy(ABC):
     def make_step(self, step: Step, /) -> Step:
         """The step as this strategy takes it, made of the plain one's parts."""
         return step
+
+    def sum_over_replicas(self, _tensors: Sequence[Tensor], /) -> None:
+        """Add up, in place and on all of them, what the optimisers of the model's replicas found in their shares.
+
+        Raises NotImplementedError where there are several, and nobody has said how.
+        """
+        if self.division.replicas > 1:
+            raise NotImplementedError(f"{type(self).__name__} sums nothing over replicas")
 
     def without_sync(self) -> AbstractContextManager[None] | None:
         """Within: steps that send nothing, each rank's parameters go their own way. None where that cannot be.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -66,16 +67,27 @@ class Ddp(Strategy):
             return step
         return step.made(AccumulatingStep, micro_batches=self.accumulate, without_sync=self.without_sync)
 
+    def sum_over_replicas(self, tensors: Sequence[Tensor], /) -> None:
+        """All at once, since they are few and large; nothing where gradients are not sent either."""
+        if not self.model.require_backward_grad_sync:
+            return
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
+
     def without_sync(self) -> AbstractContextManager[None]:
         """DistributedDataParallel's own switch; batch norm's buffers are not sent either, but in the first step."""
         return self.model.no_sync()
 
     def bytes_per_step(self) -> int:
-        """2 (N-1)/N x the gradients' bytes, as the hook makes them, and (N-1)/N x the buffers' bytes from rank 0."""
+        """2 (N-1)/N x the gradients' bytes, as the hook makes them, and (N-1)/N x the buffers' bytes from rank 0.
+
+        And 2 (N-1)/N x what the optimiser sums over replicas.
+        """
         gradients = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         traffic = traffic_of()
         buffers = size_bytes(self.model.module.buffers())
-        return round(traffic.all_reduce(self.hook.reduced_bytes(gradients)) + traffic.broadcast(buffers))
+        reduced = self.hook.reduced_bytes(gradients) + self.summed_bytes_per_step
+        return round(traffic.all_reduce(reduced) + traffic.broadcast(buffers))
 
     def forget(self) -> None:
         """What the hook has remembered."""

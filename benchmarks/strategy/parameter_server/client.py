@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from benchmarks.strategy.parameter_server.load import Counts
 from benchmarks.strategy.parameter_server.parts import memory, shape_of, views
-from benchmarks.strategy.parameter_server.wire import Address, Kind, Link, knock
+from benchmarks.strategy.parameter_server.wire import RATE_FACTOR, Address, Kind, Link, knock
 
 
 class LostServerError(dist.DistError):
@@ -158,6 +158,15 @@ class Servers:
         self.parts, self.clients, self.device = parts, clients, device
         self.steps = 0
         """Pushed since the last reset."""
+        self._rate_factor = 1.0
+
+    def set_rate(self, factor: float) -> None:
+        """What the servers multiply their rates with for this worker's gradients; they are told if it is new."""
+        if factor == self._rate_factor:
+            return
+        self._rate_factor = factor
+        for client in self.clients:
+            client.send(Kind.RATE, RATE_FACTOR.pack(factor))
 
     def push(self, overflowed: bool) -> None:
         """Send all servers this worker's gradients, then wait for their parameters."""
@@ -216,12 +225,14 @@ class RemoteOptimizer(Optimizer):
 
     `exchange` gets whether the gradients overflowed. A GradScaler leaves it to this optimiser to divide the gradients
     by the scale, and to skip an overflowed step: that step must be told to the servers, too.
+
+    Its learning rate is 1, as a schedule's factor goes to the servers, which have the real one.
     """
 
     _step_supports_amp_scaling = True  # says that; `grad_scale` and `found_inf` are there during a scaler's step
 
     def __init__(self, parameters: Iterable[Parameter], exchange: Callable[[bool], None]) -> None:
-        super().__init__(parameters, {})
+        super().__init__(parameters, {"lr": 1.0})
         self.exchange = exchange
 
     @torch.no_grad()

@@ -89,6 +89,11 @@ class Discipline(ABC):
         with self._changed:
             return self._values(rank)
 
+    def set_rate(self, rank: int, factor: float) -> None:
+        """What the learning rate is multiplied with for a worker's gradients from now on."""
+        with self._changed:
+            self.store.rate_factors[rank] = factor
+
     def end(self, kind: Kind, text: str) -> None:
         """The run cannot go on: nobody is held back any more, and each worker's next call raises EndedError."""
         with self._changed:

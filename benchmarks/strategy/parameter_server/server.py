@@ -26,7 +26,7 @@ from benchmarks.strategy.parameter_server.discipline import DISCIPLINES, EndedEr
 from benchmarks.strategy.parameter_server.load import Load
 from benchmarks.strategy.parameter_server.parts import Shape, memory
 from benchmarks.strategy.parameter_server.store import Store
-from benchmarks.strategy.parameter_server.wire import Header, Kind, Link, hear_out, let_in
+from benchmarks.strategy.parameter_server.wire import RATE_FACTOR, Header, Kind, Link, hear_out, let_in
 
 _PR_SET_PDEATHSIG = 1
 
@@ -99,6 +99,7 @@ class Server:
             Kind.SET: self._set,
             Kind.RESET: self._reset,
             Kind.COUNT: self._count,
+            Kind.RATE: self._rate,
         }
 
     def run(self, listener: socket.socket) -> None:
@@ -185,6 +186,10 @@ class Server:
             largest_lead=self.discipline.largest_lead,
         )
         link.send(Kind.COUNTS, msgspec.json.encode(now))
+
+    def _rate(self, link: Link, rank: int, header: Header) -> None:
+        [factor] = RATE_FACTOR.unpack(link.receive(header.size_bytes))
+        self.discipline.set_rate(rank, factor)
 
     def _receive(self, link: Link, header: Header, target: memoryview) -> None:
         if header.size_bytes != len(target):

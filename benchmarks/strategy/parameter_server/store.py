@@ -37,10 +37,13 @@ class Store:
         self._gradients = [views(row, shapes) for row in self.inbox]
         self._mean_gradients = views(self._mean, shapes)
         self._make = make
+        self.rate_factors = [1.0] * workers
+        """What the optimiser's learning rates are multiplied with, for each worker's gradients."""
 
     def begin(self) -> None:
         """The parameters have their initial values."""
         self._optimizer = self._make(self._parameters)
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._initial = Snapshot(nn.ParameterList(self._parameters), self._optimizer)
 
     def restore(self) -> None:
@@ -49,18 +52,20 @@ class Store:
 
     def update_from(self, rank: int) -> None:
         """One step of the optimiser with one worker's gradients."""
-        self._step(self._gradients[rank])
+        self._step(self._gradients[rank], self.rate_factors[rank])
 
     def update_from_all(self) -> None:
         """One step with the mean of all workers' gradients; by rank, so that it never depends on who came first."""
         torch.mean(self.inbox, 0, out=self._mean)
-        self._step(self._mean_gradients)
+        self._step(self._mean_gradients, self.rate_factors[0])  # all workers are at the same part of the run
 
     def copy_for(self, rank: int) -> Tensor:
         """The parameters as they are now, for sending while others update them."""
         return self._outbox[rank].copy_(self.flat)
 
-    def _step(self, gradients: Sequence[Tensor]) -> None:
+    def _step(self, gradients: Sequence[Tensor], rate_factor: float) -> None:
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * rate_factor
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 _HEADER = struct.Struct("!BIQ")
 _HELLO = struct.Struct("!32sI")
+RATE_FACTOR = struct.Struct("!d")
 _WELCOME = b"\x01"
 _TOKEN_BYTES = 32
 
@@ -40,6 +41,9 @@ class Kind(IntEnum):
     """The answer is COUNTS."""
     BYE = 7
     """No answer."""
+    RATE = 8
+    """What the optimiser's learning rates are to be multiplied with for this worker's gradients from now on: a number
+    as `RATE_FACTOR` packs it; no answer."""
     # a server to a worker
     VALUES = 16
     """Parameters."""
