@@ -19,6 +19,8 @@ from benchmarks import sanity
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader
+from benchmarks.data.held_out import hold_out
+from benchmarks.mixing import held_out_share
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
 from benchmarks.record import Check, Evaluation
@@ -76,7 +78,7 @@ def timed_span(
 def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) -> Measured:
     """Run one configuration on this worker; all workers of the run call it together."""
     report.phase("data")
-    dataset = load(run.data, _input_size(run))
+    dataset = hold_out(load(run.data, _input_size(run)), held_out_share(run.mixing), run.seed)
     loader = strategy.make_loader(dataset.train, global_batch=run.global_batch, seed=run.seed)
 
     report.phase("build")
@@ -104,7 +106,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         checks=checks,
         memory=memory,
         communication=communication,
-        strategy_facts={**strategy.facts(), **trainer.schedule.facts()},
+        strategy_facts={**strategy.facts(), **trainer.schedule.facts(), **trainer.mixing.facts()},
     )
 
 

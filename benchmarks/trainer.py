@@ -18,7 +18,7 @@ from benchmarks.config import RunConfig
 from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.evaluation import Evaluator
-from benchmarks.loss import Loss
+from benchmarks.mixing import Mixing, Setting, make_mixing
 from benchmarks.model import build_model
 from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
@@ -37,7 +37,8 @@ class Trainer:
     def __init__(self, run: RunConfig, place: Place, strategy: Strategy, dataset: Dataset) -> None:
         torch.manual_seed(run.seed)  # the same model on every rank
         layout = torch.channels_last if run.channels_last else torch.contiguous_format
-        model = build_model(run.workload, dataset, layout)
+        self.mixing = _mixing(run, strategy, dataset)
+        model = build_model(run.workload, dataset, layout, self.mixing.layers())
         model = strategy.take_part(model, dataset.train.inputs[:8]).to(place.device).to(memory_format=layout)
         torch.manual_seed(run.seed + 1_000_003 * place.rank)  # but different dropout
 
@@ -53,7 +54,8 @@ class Trainer:
         self._slowdown = _slowdown(run, place)
         self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
-        self.loss = Loss()
+        self.loss = self.mixing.loss()
+        self.mixing.built(model, self.precision)
         self._evaluator = Evaluator(model, strategy, self.precision, chunk=max(run.batch_per_worker, 256))
         plain = Step(
             model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
@@ -61,6 +63,7 @@ class Trainer:
             optimizer=self.optimizer,
             precision=self.precision,
             after_backward=self._mark_backward_done,
+            before_forward=self.mixing.before_forward,
         )
         step = strategy.make_step(plain)
         self.step: Callable[[Batch], Tensor] = (
@@ -118,6 +121,7 @@ class Trainer:
                 self.step(batch)
         initial.restore()
         self.strategy.forget()
+        self.mixing.forget()
         del initial
         if self.place.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -160,6 +164,17 @@ class Trainer:
         """What must hold of the trained model."""
         copies = self.strategy.copies(self.bare_model)
         return [sanity.replicas_equal(copies)] if copies else []
+
+
+def _mixing(run: RunConfig, strategy: Strategy, dataset: Dataset) -> Mixing:
+    setting = Setting(
+        seed=run.seed,
+        replica=strategy.division.replica,
+        device=strategy.place.device,
+        dataset=dataset,
+        label_smoothing=run.label_smoothing,
+    )
+    return make_mixing(run.mixing, setting)
 
 
 def _slowdown(run: RunConfig, place: Place) -> Slowdown | None:

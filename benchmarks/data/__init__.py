@@ -40,6 +40,8 @@ class Dataset:
     train: Split
     test: Split
     classes: int
+    held_out: Split | None = None
+    """Samples of the training split that are kept from training; see `benchmarks/data/held_out.py`."""
 
 
 datasets: Registry[Dataset] = Registry("data")
