@@ -30,7 +30,17 @@ class Blend(nn.Module):
             return values
         partners, weights = self.pairs
         by_sample = weights.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
-        return torch.lerp(values.index_select(0, partners), values, by_sample)
+        return torch.lerp(values, _chosen(values, partners), 1 - by_sample)
+
+
+def _chosen(samples: Tensor, numbers: Tensor) -> Tensor:
+    """These samples, in their memory format.
+
+    `index_select` by itself makes contiguous ones, and `samples[numbers]`, which does not, takes twice as long or more.
+    """
+    if samples.ndim == 4 and samples.is_contiguous(memory_format=torch.channels_last):
+        return samples.permute(0, 2, 3, 1).index_select(0, numbers).permute(0, 3, 1, 2)
+    return samples.index_select(0, numbers)
 
 
 class MixedLoss(Loss):
