@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -12,16 +10,11 @@ from benchmarks.data import Dataset
 from benchmarks.workload import ImageShape, build
 
 
-def build_model(
-    workload: Variant, dataset: Dataset, layout: torch.memory_format, between: Sequence[nn.Module] = ()
-) -> nn.Module:
-    """The workload's model for this data set, after the layer that makes numbers of stored samples.
-
-    Modules that are to stand `between` the two get those numbers.
-    """
+def build_model(workload: Variant, dataset: Dataset, layout: torch.memory_format) -> nn.Module:
+    """The workload's model for this data set, after the layer that makes numbers of stored samples."""
     images = dataset.train.inputs.shape
     shape = ImageShape(channels=images[1], size=images[2], classes=dataset.classes)
-    return nn.Sequential(ToFloat(layout), *between, build(workload, shape))
+    return nn.Sequential(ToFloat(layout), build(workload, shape))
 
 
 class ToFloat(nn.Module):

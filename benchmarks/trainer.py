@@ -18,7 +18,7 @@ from benchmarks.config import RunConfig
 from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.evaluation import Evaluator
-from benchmarks.mixing import Mixing, Setting, make_mixing
+from benchmarks.mixing import Mixing, Setting, inserted, make_mixing
 from benchmarks.model import build_model
 from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
@@ -38,7 +38,7 @@ class Trainer:
         torch.manual_seed(run.seed)  # the same model on every rank
         layout = torch.channels_last if run.channels_last else torch.contiguous_format
         self.mixing = _mixing(run, strategy, dataset)
-        model = build_model(run.workload, dataset, layout, self.mixing.layers())
+        model = inserted(build_model(run.workload, dataset, layout), self.mixing.layers())
         model = strategy.take_part(model, dataset.train.inputs[:8]).to(place.device).to(memory_format=layout)
         torch.manual_seed(run.seed + 1_000_003 * place.rank)  # but different dropout
 

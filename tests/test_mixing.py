@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_the_steps_loss_is_torchs_smoothed_one() -> None:
     trainer, loader, _ = trainer_of(make(mixing="none", label_smoothing=0.25))
     batch = next(loader.epoch(0))
     wanted = functional.cross_entropy(trainer.bare_model(batch.inputs), batch.targets, label_smoothing=0.25)
-    assert float(trainer.step(batch)) == pytest.approx(float(wanted), rel=1e-6)
+    assert float(trainer.step(batch)) == pytest.approx(wanted.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(1.0, "< 1"), (-0.1, ">= 0"), ("some", "number"), (float("nan"), "")])
@@ -238,7 +239,7 @@ def test_the_step_is_that_on_mixed_pixels_and_mixed_targets(per: str) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        assert float(trainer.step(batch)) == pytest.approx(float(loss), rel=1e-5)
+        assert float(trainer.step(batch)) == pytest.approx(loss.item(), rel=1e-5)
     assert torch.allclose(parameters_of(trainer), parameters_of(model), atol=1e-5)
     assert not torch.allclose(parameters_of(trainer), parameters_of(trainer_of(run)[0]), atol=1e-2), "it has trained"
 
@@ -448,3 +449,14 @@ def test_what_cannot_be_is_refused_with_the_reason(make_run: MakeRun, settings: 
         keys |= {"steps": None, "epochs": 2}
     with pytest.raises(ImpossibleRunError, match=reason):
         make_run(mixing="mixup", **keys)
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "meta_mixup"])
+def test_sequences_of_targets_are_not_mixed(mixing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "lines.yaml").write_text(
+        "name: lines\ntrain_samples: 9\ntraits: {kind: \"'tokens'\"}\n"
+    )
+    monkeypatch.setenv("SCALEBENCH_EXTRA", str(tmp_path))
+    with pytest.raises(ImpossibleRunError, match="has one for each token"):
+        make(mixing=mixing, data="lines", global_batch=4)

@@ -81,3 +81,12 @@ def make_mixing(mixing: Variant, setting: Setting) -> Mixing:
     """Make the mixing; its data set is already divided."""
     options = {key: value for key, value in mixing.options.items() if key != "held_out"}
     return mixings[mixing.name](setting, **options)
+
+
+def inserted(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
+    """The model with these behind its first child, which makes floating point numbers of stored samples."""
+    if not layers:
+        return model
+    assert isinstance(model, nn.Sequential)
+    first, *others = model
+    return nn.Sequential(first, *layers, *others)
