@@ -190,9 +190,11 @@ def test_the_virtual_step_leaves_the_model_as_it_was() -> None:
     mixing = meta_mixup(train, held_out, classes=3)
     model = built(mixing, small_conv_net())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    called: list[Tensor] = []
+    called: list[Any] = []
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(called.append)
+    for module in model.modules():
+        module.register_forward_hook(lambda *seen: called.append(seen))
     mixing.before_forward(Batch(train.inputs, train.targets, 1.0))
     assert float(mixing.policy.logits.detach().sigmoid()) != pytest.approx(0.8, abs=1e-6), "lambda has moved"
     after = model.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.data import Split
 from benchmarks.data.batches import Batch
 from benchmarks.loss import Loss
 from benchmarks.mixing import Setting, mixings
+from benchmarks.mixing.blend import Blend, MixedLoss
 from benchmarks.mixing.mixup import Pairwise
 from benchmarks.precision import Precision
 
@@ -47,11 +49,18 @@ class MetaMixup(Pairwise):
         self.train_samples = len(setting.dataset.train)
         self.policy = Policy({"one": 1, "classes": setting.dataset.classes}[policy], start, lr, setting.device)
         self.every, self.virtual_lr = every, virtual_lr
-        self.mixed_loss, self.held_out_loss = self.loss(), Loss()
+        self.held_out_loss = Loss()
         self.steps = 0
 
     def built(self, model: nn.Module, precision: Precision, /) -> None:
+        """Whoever watches the model's passes by hooks, as some optimisers do, must not see virtual ones.
+
+        So those are made by a twin without values of its own, whom no hook will be given.
+        """
         self.model, self.precision = model, precision
+        self.twin = copy.deepcopy(model).to("meta")
+        self.twin_blend = next(module for module in self.twin.modules() if isinstance(module, Blend))
+        self.mixed_loss = MixedLoss(self.twin_blend, label_smoothing=self.setting.label_smoothing)
 
     def before_forward(self, batch: Batch, /) -> None:
         partners = self.draws.partners(len(batch))
@@ -65,7 +74,7 @@ class MetaMixup(Pairwise):
         parameters = dict(self.model.named_parameters())
         trained = {name: value for name, value in parameters.items() if value.requires_grad}
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention cannot be differentiated twice
-            self.blend.pairs = partners, self.policy.lambdas(batch.targets, partners)
+            self.twin_blend.pairs = partners, self.policy.lambdas(batch.targets, partners)
             mixed = self._loss(parameters, batch.inputs, batch.targets, self.mixed_loss)
             gradients = torch.autograd.grad(mixed, list(trained.values()), create_graph=True, materialize_grads=True)
             moved = {
@@ -78,7 +87,7 @@ class MetaMixup(Pairwise):
         """With copies of the buffers, which the forward pass may write to."""
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with self.precision.autocast():
-            value: Tensor = loss(functional_call(self.model, {**parameters, **buffers}, (inputs,)), targets)
+            value: Tensor = loss(functional_call(self.twin, {**parameters, **buffers}, (inputs,)), targets)
         return value
 
     def _held_out_batch(self, samples: int) -> Split:
