@@ -23,7 +23,7 @@ from benchmarks.data.held_out import hold_out
 from benchmarks.errors import ConfigError, ImpossibleRunError
 from benchmarks.loss import Loss
 from benchmarks.mixing import held_out_share
-from benchmarks.mixing.blend import Blend, Draws, MixedLoss
+from benchmarks.mixing.blend import Blend, Draws, MixedLoss, _chosen
 from benchmarks.mixing.mixup import Mixup
 from benchmarks.precision import precisions
 from benchmarks.strategy import Place, strategies
@@ -218,12 +218,20 @@ def test_mixed_samples_keep_their_format(dtype: torch.dtype) -> None:
     mixed = blend(torch.rand(2, 3, 4, 4).to(dtype, memory_format=torch.channels_last))
     assert mixed.dtype == dtype
     assert mixed.is_contiguous(memory_format=torch.channels_last)
+    partners = _chosen(torch.rand(4, 3, 4, 4).to(dtype, memory_format=torch.channels_last), torch.tensor([3, 1]))
+    assert partners.is_contiguous(memory_format=torch.channels_last), "two formats are mixed twice as slowly"
+
+
+def test_partners_are_the_ones_that_were_chosen_whatever_the_format() -> None:
+    images, numbers = torch.rand(4, 3, 2, 5), torch.tensor([3, 1])
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        assert torch.equal(_chosen(images.to(memory_format=memory_format), numbers), images[numbers])
 
 
 @pytest.mark.parametrize("per", ["batch", "sample"])
 def test_the_step_is_that_on_mixed_pixels_and_mixed_targets(per: str) -> None:
     """Against a plain loop, with the pairs drawn anew from the same seed; after a warm-up that must leave no trace."""
-    run = make(**{"mixing.per": per, "mixing.alpha": 0.5})
+    run = make(**{"mixing.per": per, "mixing.alpha": 0.5}, label_smoothing=0.1)
     trainer, loader, _ = trainer_of(run)
     trainer.warm_up(loader)
     model, _, _ = trainer_of(make(mixing="none"))
@@ -235,7 +243,8 @@ def test_the_step_is_that_on_mixed_pixels_and_mixed_targets(per: str) -> None:
         pixels, by_sample = batch.inputs.float() / 127.5 - 1, weights.view(-1, 1, 1, 1)
         one_hot = functional.one_hot(batch.targets, 10).float()
         targets = weights[:, None] * one_hot + (1 - weights[:, None]) * one_hot[partners]
-        loss = functional.cross_entropy(chain(by_sample * pixels + (1 - by_sample) * pixels[partners]), targets)
+        logits = chain(by_sample * pixels + (1 - by_sample) * pixels[partners])
+        loss = functional.cross_entropy(logits, targets, label_smoothing=0.1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
