@@ -37,7 +37,7 @@ class Mixup(Pairwise):
     (Guo et al. 2019, arXiv 1905.08941, section 3.2: word embeddings).
 
     Several workers mix their own shares of a batch, so a sample's partner is in the same share. With `per` batch,
-    lambda is that of the whole global batch.
+    lambda is that of the whole global batch; but micro-batches that are accumulated are mixed one by one.
     """
 
     def __init__(self, setting: Setting, /, *, alpha: float, per: str) -> None:
