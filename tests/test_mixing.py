@@ -253,7 +253,7 @@ def test_the_step_is_that_on_mixed_pixels_and_mixed_targets(per: str) -> None:
     assert not torch.allclose(parameters_of(trainer), parameters_of(trainer_of(run)[0]), atol=1e-2), "it has trained"
 
 
-@pytest.mark.parametrize("mixing", [{}, {"mixing": "meta_mixup"}])
+@pytest.mark.parametrize("mixing", [{}, {"mixing": "meta_mixup"}, {"mixing": "meta_mixup", "mixing.every": 4}])
 def test_warm_up_is_undone(mixing: dict[str, Any]) -> None:
     """The same steps follow, bit by bit, as without one."""
     ends = []
