@@ -86,11 +86,12 @@ def test_lambdas_gradient_is_that_of_finite_differences(policy: str) -> None:
 
 
 class Slope(nn.Module):
-    """Logits 0 and w x."""
+    """Logits 0 and w x; and a parameter that it does not use, as some models have one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.unused = nn.Parameter(torch.ones(()))
 
     def forward(self, values: Tensor) -> Tensor:
         scaled = self.w * values[:, 0]
