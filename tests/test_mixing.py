@@ -273,7 +273,7 @@ def test_an_evaluation_between_steps_sees_samples_as_they_are_and_changes_none_t
     again = with_one.evaluate(dataset, 1, lambda _step, _steps: None)
     assert (first.accuracy, first.loss) == (again.accuracy, again.loss)
     logits = with_one.bare_model(dataset.test.inputs)
-    assert first.loss == pytest.approx(float(functional.cross_entropy(logits, dataset.test.targets)), rel=1e-5)
+    assert first.loss == pytest.approx(functional.cross_entropy(logits, dataset.test.targets).item(), rel=1e-5)
     batches = [trainer.step(next(loader.epoch(1))) for trainer in (with_one, without)]
     assert float(batches[0]) == float(batches[1])
 
