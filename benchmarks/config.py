@@ -71,6 +71,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     global_batch: Positive
     channels_last: bool
     compile: bool
+    label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     steps: Positive | None
     epochs: Positive | None
     warmup_steps: NonNegative

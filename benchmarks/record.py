@@ -205,7 +205,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     data: DataFacts | None = None
     communication: Communication | None = None
     strategy_facts: dict[str, Any] = {}
-    """What the strategy and the batch schedule decided and observed, such as a pipeline's stages or a server's load."""
+    """What the strategy, the batch schedule and the mixing decided and observed, such as a pipeline's stages or a
+    server's load."""
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`

@@ -19,9 +19,11 @@ from benchmarks import sanity
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader
+from benchmarks.data.held_out import hold_out
 from benchmarks.data.subset import subset, with_shuffled_labels
 from benchmarks.flops import model_size
 from benchmarks.loader import loaders
+from benchmarks.mixing import held_out_share
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
 from benchmarks.record import Check, DataFacts, Evaluation, ModelSize
@@ -118,7 +120,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         communication=communication,
         model=model,
         data=dataset.facts(),
-        strategy_facts={**strategy.facts(), **trainer.schedule.facts(), **trainer.rates.facts()},
+        strategy_facts={**strategy.facts(), **trainer.facts()},
     )
 
 
@@ -182,7 +184,8 @@ def _dataset(run: RunConfig) -> Dataset:
     """The run's data set: all of it or a part, its training labels true or not."""
     whole = load(run.data, _input_size(run))
     dataset = subset(whole, run.samples_kept(len(whole.train)))
-    return with_shuffled_labels(dataset) if run.shuffle_labels else dataset
+    dataset = with_shuffled_labels(dataset) if run.shuffle_labels else dataset
+    return hold_out(dataset, held_out_share(run.mixing), run.seed)
 
 
 def _input_size(run: RunConfig) -> int | None:

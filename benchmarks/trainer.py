@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,9 +19,9 @@ from benchmarks.config import RunConfig
 from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
 from benchmarks.evaluation import Evaluator
-from benchmarks.loss import Loss
 from benchmarks.lr_schedule import lr_schedules
 from benchmarks.lr_schedule.rates import Rates, samples_of
+from benchmarks.mixing import Mixing, Setting, inserted, make_mixing
 from benchmarks.model import build_model
 from benchmarks.optimizer import TakeStep, WatchingOptimizer, optimizers
 from benchmarks.precision import precisions
@@ -39,7 +40,8 @@ class Trainer:
     def __init__(self, run: RunConfig, place: Place, strategy: Strategy, dataset: Dataset) -> None:
         torch.manual_seed(run.seed)  # the same model on every rank
         layout = torch.channels_last if run.channels_last else torch.contiguous_format
-        model = build_model(run.workload, dataset, layout)
+        self.mixing = _mixing(run, strategy, dataset)
+        model = inserted(build_model(run.workload, dataset, layout), self.mixing.layers())
         model = strategy.take_part(model, dataset.train.inputs[:8]).to(place.device).to(memory_format=layout)
         torch.manual_seed(run.seed + 1_000_003 * place.rank)  # but different dropout
 
@@ -55,7 +57,8 @@ class Trainer:
         self._slowdown = _slowdown(run, place)
         self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
-        self.loss = Loss()
+        self.loss = self.mixing.loss()
+        self.mixing.built(model, self.precision)
         self._evaluator = Evaluator(model, strategy, self.precision, chunk=_evaluated_at_once(run, dataset))
         plain = Step(
             model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
@@ -63,6 +66,7 @@ class Trainer:
             optimizer=self.optimizer,
             precision=self.precision,
             after_backward=self._mark_backward_done,
+            before_forward=self.mixing.before_forward,
         )
         step: TakeStep = strategy.make_step(plain)
         if isinstance(self.optimizer, WatchingOptimizer):
@@ -80,6 +84,10 @@ class Trainer:
     def clock_name(self) -> str:
         """Of the clock that measures this worker's device."""
         return clock_for(self.place.device, 0).name
+
+    def facts(self) -> dict[str, Any]:
+        """What the parts of the trainer observed, for the record."""
+        return {**self.schedule.facts(), **self.rates.facts(), **self.mixing.facts()}
 
     def counted(self, samples: Iterable[int]) -> list[int]:
         """Samples by step, or zeros where another rank counts them."""
@@ -127,6 +135,7 @@ class Trainer:
                 self._unscheduled(batch)
         initial.restore()
         self.strategy.forget()
+        self.mixing.forget()
         del initial
         if self.place.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -171,6 +180,17 @@ class Trainer:
 def _evaluated_at_once(run: RunConfig, dataset: Dataset) -> int:
     """Samples: 256, or as many tokens; or as many as in training, for which there is room."""
     return max(run.batch_per_worker, 256 // dataset.test.targets_per_sample)
+
+
+def _mixing(run: RunConfig, strategy: Strategy, dataset: Dataset) -> Mixing:
+    setting = Setting(
+        seed=run.seed,
+        replica=strategy.division.replica,
+        device=strategy.place.device,
+        dataset=dataset,
+        label_smoothing=run.label_smoothing,
+    )
+    return make_mixing(run.mixing, setting)
 
 
 def _slowdown(run: RunConfig, place: Place) -> Slowdown | None:

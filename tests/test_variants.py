@@ -45,12 +45,13 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "precision": precisions,
 }
 # Options that are used before the maker is called, by what prepares the data.
-PREPARED = {"workload": {"input_size"}, "data": {"train_samples"}}
+PREPARED = {"workload": {"input_size"}, "data": {"train_samples"}, "mixing": {"held_out"}}
 # What an entry needs of other keys.
 COMPOSED_WITH: dict[str, list[str]] = {
     "dbs": ["workers=2", "steps=null", "epochs=2"],
     "growing": ["steps=null", "epochs=2"],
     "noise": ["steps=null", "epochs=2"],
+    "meta_mixup": ["strategy=single"],
     "model_parallel": ["workers=2"],
     "pipeline": ["workers=2"],
     "tensor_parallel": ["workers=2", "workload=vit"],

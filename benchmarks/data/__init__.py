@@ -84,6 +84,9 @@ class Dataset:
             highest_accuracy=self.highest_accuracy,
         )
 
+    held_out: Split | None = None
+    """Samples of the training split that are kept from training; see `benchmarks/data/held_out.py`."""
+
 
 datasets: Registry[Dataset] = Registry("data")
 

@@ -167,6 +167,10 @@ class SyncSwitch:
             self.on = True
 
 
+def _nothing(_batch: Batch) -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One optimiser step on one batch."""
@@ -176,6 +180,7 @@ class Step:
     optimizer: Optimizer
     precision: Precision
     after_backward: Callable[[], None]
+    before_forward: Callable[[Batch], None] = _nothing
 
     def __call__(self, batch: Batch) -> Tensor:
         """Train on a batch; returns its mean loss on the device, without waiting for the device."""
@@ -186,6 +191,7 @@ class Step:
 
     def backward(self, batch: Batch) -> Tensor:
         """Gradients of a batch; returns its mean loss."""
+        self.before_forward(batch)
         with self.precision.autocast():
             loss: Tensor = self.loss(self.model(batch.inputs), batch.targets)
         weighted = loss if batch.weight == 1.0 else loss * batch.weight

@@ -123,7 +123,8 @@ class Pipeline(Strategy):
 
     def make_step(self, step: Step, /) -> Step:
         """A schedule takes the forward and backward passes."""
-        self.loss = BatchLoss(self.precision, self.place.device)
+        assert isinstance(step.loss, nn.CrossEntropyLoss)
+        self.loss = BatchLoss(self.precision, self.place.device, label_smoothing=step.loss.label_smoothing)
         self.precision.scale(torch.zeros((), device=self.place.device))  # stages without a loss have a scale, too
         return step.made(PipelinedStep, run=self._run)
 

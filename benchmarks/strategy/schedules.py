@@ -155,9 +155,9 @@ class MicroBatches:
 class BatchLoss:
     """The mean loss over a replica's share of a batch, as a sum over its micro-batches: exact for any division."""
 
-    def __init__(self, precision: Precision, device: torch.device) -> None:
+    def __init__(self, precision: Precision, device: torch.device, *, label_smoothing: float = 0.0) -> None:
         self.precision = precision
-        self.sum = nn.CrossEntropyLoss(reduction="sum", ignore_index=IGNORED)
+        self.sum = nn.CrossEntropyLoss(reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing)
         self.total = torch.zeros((), device=device)
         self.targets, self.weight = 1, 1.0
 
