@@ -172,7 +172,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     memory: Memory | None
     communication: Communication | None = None
     strategy_facts: dict[str, Any] = {}
-    """What the strategy and the batch schedule decided and observed, such as a pipeline's stages or a server's load."""
+    """What the strategy, the batch schedule and the compiler decided and observed, such as a pipeline's stages."""
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`

@@ -104,7 +104,7 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         checks=checks,
         memory=memory,
         communication=communication,
-        strategy_facts={**strategy.facts(), **trainer.schedule.facts()},
+        strategy_facts={**strategy.facts(), **trainer.schedule.facts(), **trainer.compilation.facts()},
     )
 
 

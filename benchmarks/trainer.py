@@ -14,6 +14,7 @@ from benchmarks import sanity
 from benchmarks.batch_schedule import batch_schedules
 from benchmarks.batch_schedule.noise import measured_noise_scale
 from benchmarks.communication import Probe
+from benchmarks.compiling import Compilation
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
@@ -54,9 +55,10 @@ class Trainer:
         self._marks_last_gradient = strategy.on_last_gradient(model, self._mark_last_gradient)
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
         self.loss = Loss()
+        self.compilation = Compilation(run.compile, place.device)
         self._evaluator = Evaluator(model, strategy, self.precision, chunk=max(run.batch_per_worker, 256))
         plain = Step(
-            model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
+            model=self.compilation.apply(self.model),
             loss=self.loss,
             optimizer=self.optimizer,
             precision=self.precision,
@@ -118,6 +120,7 @@ class Trainer:
                 self.step(batch)
         initial.restore()
         self.strategy.forget()
+        self.compilation.warmed_up()
         del initial
         if self.place.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -159,7 +162,8 @@ class Trainer:
     def checks(self) -> list[Check]:
         """What must hold of the trained model."""
         copies = self.strategy.copies(self.bare_model)
-        return [sanity.replicas_equal(copies)] if copies else []
+        equal = [sanity.replicas_equal(copies)] if copies else []
+        return [*equal, *self.compilation.checks()]
 
 
 def _slowdown(run: RunConfig, place: Place) -> Slowdown | None:

@@ -31,7 +31,10 @@ from tests.conftest import MakeRun, base_mapping
         ({"device": "tpu"}, "device=tpu: not known (did you mean cpu?); allowed: auto, cpu, cuda"),
         ({"seed": -1}, "seed=-1: must be a whole number >= 0"),
         ({"steps": 0}, "steps=0: must be a whole number >= 1"),
-        ({"compile": "yes"}, "compile=yes: must be true or false"),
+        (
+            {"compile": True},
+            "compile=True: not known; allowed: cudagraphs, default, max-autotune, none, reduce-overhead",
+        ),
         ({"hang_limit_s": 0}, "hang_limit_s=0: must be a number > 0.0"),
         ({"epochs": 2}, "steps=5, epochs=2: give one of them and set the other to null"),
     ],
