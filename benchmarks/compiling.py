@@ -112,15 +112,15 @@ def _check_tools(mode: CompileMode, device: torch.device, environment: Mapping[s
     if mode == "cudagraphs":
         return  # generates none
     if device.type == "cpu":
-        variable, language, usual = "CXX", "C++", ("g++",)
+        variable, language, usual = "CXX", "C++", ["g++"]
     else:
         from torch.utils._triton import has_triton
 
-        variable, language, usual = "CC", "C", ("gcc", "clang")
+        variable, language, usual = "CC", "C", ["gcc", "clang"]
         if not has_triton():
             raise UserError(f"compile={mode}: needs Triton, which does not work here; take compile=none or cudagraphs")
     given = environment.get(variable)
-    wanted = (given.split()[0],) if given and given.strip() else usual
+    wanted = given.split()[:1] if given and given.strip() else usual
     if not any(map(shutil.which, wanted)):
         raise UserError(
             f"compile={mode}: needs a {language} compiler on this machine, and there is no {' or '.join(wanted)}; "

@@ -56,7 +56,9 @@ class Trainer:
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
         self.loss = Loss()
         self.compilation = Compilation(run.compile, place.device)
-        self._evaluator = Evaluator(model, strategy, self.precision, chunk=max(run.batch_per_worker, 256))
+        self._evaluator = Evaluator(
+            model, strategy, self.precision, chunk=max(run.batch_per_worker, 256), fuse=run.fuse_for_evaluation
+        )
         plain = Step(
             model=self.compilation.apply(self.model),
             loss=self.loss,
