@@ -112,6 +112,8 @@ class RankSummary(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     host: str
     device: str
     threads: int
+    cores: list[int] | None = None
+    """The cores that it was bound to; null where it was not."""
     step_time_s: float
     own_time_s: float
     """Step time less the wait for other ranks: what makes a straggler visible where all ranks move in step."""
