@@ -125,7 +125,7 @@ def _pin(run: RunConfig, local_rank: int) -> list[int]:
     Workers with GPUs get cores near these; the local rank is the device's index, as below.
     """
     gpus = min(torch.cuda.device_count(), run.workers_per_node) if run.device == "cuda" else 0
-    devices = [torch.cuda.get_device_properties(index) for index in range(gpus)]
+    devices: list[Any] = [torch.cuda.get_device_properties(index) for index in range(gpus)]
     near = [near_device(pci_address(gpu.pci_domain_id, gpu.pci_bus_id, gpu.pci_device_id)) for gpu in devices]
     pin_worker(local_rank, run.workers_per_node, run.threads_per_worker, near)
     return sorted(os.sched_getaffinity(0))
