@@ -18,23 +18,23 @@ def ladder(subject: Subject, *, y: str) -> Panel:
     baseline's, any other by it.
     """
     one = measure(y)
-    points = []
-    first = subject.cells[0] if subject.cells else None
-    base = draws_of(first, y) if first else None
+    points, missing = [], []
+    base = draws_of(subject.cells[0], y) if subject.cells else None
     keys = telling([cell.config for cell in subject.cells])
     for cell in subject.cells:
+        changed = [key for key in keys if cell.config.get(key) != subject.cells[0].config.get(key)]
+        name = label(cell.config, changed) if changed else "baseline"
         found = draws_of(cell, y)
-        if first is None or found is None:
+        if found is None:
+            missing.append(f"{name}: {cell.runs[0].status if cell.runs else 'planned'}")
             continue
-        changed = [key for key in keys if cell.config.get(key) != first.config.get(key)]
         over = None
-        if base is not None and cell is not first:
+        if base is not None and changed:
             over = (
                 estimate(base[0] / found[0], base[1] / found[1])
                 if one.better == "low"
                 else estimate(found[0] / base[0], found[1] / base[1])
             )
-        name = label(cell.config, changed) if changed else "baseline"
         points.append(PanelPoint(x=name, y=estimate(*found), n=repeats_with_number(cell), y_over=over))
     return Panel(
         kind="ladder",
@@ -43,5 +43,5 @@ def ladder(subject: Subject, *, y: str) -> Panel:
         x_label="",
         y_label=one.label,
         series=[PanelSeries(label=one.label, points=points)],
-        missing=subject.missing(),
+        missing=missing,
     )
