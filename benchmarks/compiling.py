@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ class Compilation:
         """Raises UserError where this machine lacks what the mode needs."""
         self.mode, self.device = mode, device
         self._frames_of_warm_up = 0
+        self._facts: dict[str, Any] = {}
         if mode != "none":
             _check_tools(mode, device)
 
@@ -52,28 +52,19 @@ class Compilation:
 
     def warmed_up(self) -> None:
         """All batch sizes of the window have been compiled; from here on, whatever compiles is in somebody's way."""
+        if self.mode == "none":
+            return
         self._frames_of_warm_up = _frames()
-        if self.mode != "none":
-            _end_idle_compilers()
+        self._facts = {"compile": {"mode": self.mode, **_facts_so_far()}}
+        _end_idle_compilers()
 
     def checks(self) -> list[Check]:
         """That the window holds no compilation."""
         return [nothing_compiled(_frames() - self._frames_of_warm_up)] if self.mode != "none" else []
 
     def facts(self) -> dict[str, Any]:
-        """Seconds of compilation, how many graphs there are, where they break, and how many came from torch's cache."""
-        if self.mode == "none":
-            return {}
-        counters, spent = torch._dynamo.utils.counters, torch._dynamo.utils.calculate_time_spent()
-        return {
-            "compile": {
-                "mode": self.mode,
-                "compile_s": spent.get("total_wall_time", 0.0),
-                "graphs": counters["stats"]["unique_graphs"],
-                "graph_breaks": sum(counters["graph_break"].values()),
-                "cache_hits": counters["inductor"]["fxgraph_cache_hit"],
-            }
-        }
+        """Of warm-up: seconds of compilation, how many graphs, where they break, how many came from torch's cache."""
+        return self._facts
 
 
 class NewGraphStep(nn.Module):
@@ -107,7 +98,7 @@ def _never_give_up() -> None:
     torch._dynamo.config.suppress_errors = False
 
 
-def _check_tools(mode: CompileMode, device: torch.device, environment: Mapping[str, str] = os.environ) -> None:
+def _check_tools(mode: CompileMode, device: torch.device) -> None:
     """What generated code is built with: a C++ compiler for a CPU's, Triton and a C compiler for a GPU's."""
     if mode == "cudagraphs":
         return  # generates none
@@ -119,7 +110,7 @@ def _check_tools(mode: CompileMode, device: torch.device, environment: Mapping[s
         variable, language, usual = "CC", "C", ["gcc", "clang"]
         if not has_triton():
             raise UserError(f"compile={mode}: needs Triton, which does not work here; take compile=none or cudagraphs")
-    given = environment.get(variable)
+    given = os.environ.get(variable)
     wanted = given.split()[:1] if given and given.strip() else usual
     if not any(map(shutil.which, wanted)):
         raise UserError(
@@ -131,6 +122,17 @@ def _check_tools(mode: CompileMode, device: torch.device, environment: Mapping[s
 def _frames() -> int:
     """How often torch has begun to compile a function in this process."""
     return int(torch._dynamo.utils.counters["frames"]["total"])
+
+
+def _facts_so_far() -> dict[str, Any]:
+    """What this process has compiled, as torch counts it."""
+    counters, spent = torch._dynamo.utils.counters, torch._dynamo.utils.calculate_time_spent()
+    return {
+        "compile_s": spent["total_wall_time"],
+        "graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "cache_hits": counters["inductor"]["fxgraph_cache_hit"],
+    }
 
 
 def _end_idle_compilers() -> None:

@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
 EPOCHS = {"global_batch": 284, "steps": None, "epochs": 2}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp": {"strategy": "ddp"},
+    "ddp_static_graph": {"strategy": "ddp", "strategy__static_graph": True},
     "ddp_accumulate": {"strategy": "ddp", "strategy__accumulate": 2},
     "zero1": {"strategy": "zero1"},
     "fsdp": {"strategy": "fsdp", "strategy__group_mb": 0.01},
@@ -64,6 +65,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outcome
         for name, settings in STRATEGIES.items()
         for mode in MODES
     }
+    cases["hogwild/default"] = Case(run=make(workers=2, compile="default", strategy="hogwild"), steps=6)
     crews = Crews(lambda workers, folder: take_together(cases, workers, folder), tmp_path_factory)
     return lambda name: crews(2)[name]
 
@@ -76,6 +78,14 @@ def test_a_compiled_strategy_trains_the_same_model(strategy: str, outcome: Calla
     assert compiled.accuracy == pytest.approx(plain.accuracy, abs=0.01)
     assert len(compiled.checks) == len(plain.checks) + 1, "that nothing was compiled after warm-up"
     assert all(compiled.checks)
+
+
+def test_compiled_processes_train_one_shared_model(outcome: Callable[[str], Outcome]) -> None:
+    """Who of two lock-free processes comes first is chance: no run equals another, but both see the same parameters."""
+    compiled = outcome("hogwild/default")
+    assert len(compiled.checks) == 2
+    assert all(compiled.checks)
+    assert all(0 < loss < 10 for loss in compiled.losses)
 
 
 def measured(run: RunConfig, frames: dict[str, int] | None = None) -> Any:
