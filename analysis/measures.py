@@ -87,6 +87,11 @@ MEASURES: dict[str, Measure] = {
         of=_epoch_mean(lambda epoch: epoch.evaluation.time_s if epoch.evaluation else None),
         better="low",
     ),
+    "evaluation_samples_per_s": Measure(
+        label="evaluation throughput [samples/s]",
+        of=_epoch_mean(lambda epoch: epoch.evaluation.samples / epoch.evaluation.time_s if epoch.evaluation else None),
+        better="high",
+    ),
     "sync_wait_s": Measure(label="waiting for other workers, per epoch [s]", of=_epoch_mean(_waiting_s), better="low"),
     "exposed_comm_s": Measure(
         label="exposed communication, per step [s]", of=lambda run: run.exposed_comm_s, better="low"

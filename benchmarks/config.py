@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 import msgspec
 
@@ -30,6 +30,8 @@ type_names = {bool: "true or false", int: "a whole number", float: "a number", s
 
 Factor = Annotated[float, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
+CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune", "cudagraphs"]
+_CHOICES = {"device": ("auto", "cpu", "cuda"), "compile": get_args(CompileMode)}
 
 # What says where and with whose money a run happens, not what is measured: no part of a run's identity.
 NOT_IDENTITY = (
@@ -37,6 +39,29 @@ NOT_IDENTITY = (
     *("memory_gb_per_worker", "run_limit_s", "hang_limit_s"),
 )
 NOT_CELL = ("seed", "repeat")
+
+_NEEDS = {
+    "compile": {
+        "compile not in ['reduce-overhead', 'cudagraphs'] or device == 'cuda'": (
+            "CUDA graphs replay a GPU's kernels; on a CPU, reduce-overhead would be default"
+        ),
+        "compile == 'none' or warmup_steps > 0": "without warm-up the window would hold the compilation",
+        "compile in ['none', 'default'] or device == 'cpu' or warmup_steps >= 3": (
+            "a CUDA graph is recorded in the second step after compilation, and replayed from the third"
+        ),
+    },
+    "fuse_for_evaluation": {
+        "not fuse_for_evaluation or evaluate": "without an evaluation there is nothing to fuse for",
+        "not fuse_for_evaluation or workload.conv_bn in [None, True]": (
+            "this workload has no convolution that a batch norm follows"
+        ),
+    },
+    "pin_cores": {
+        "not pin_cores or cluster.cores_per_node is None or workers // nodes * threads_per_worker"
+        " <= cluster.cores_per_node": "each worker is bound to as many cores of its own as it has threads",
+    },
+}
+"""Rules of the top level's keys, with the reason, as `needs` in a variant's file."""
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +95,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     batch_per_worker: Positive
     global_batch: Positive
     channels_last: bool
-    compile: bool
+    compile: CompileMode
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     steps: Positive | None
     epochs: Positive | None
@@ -78,6 +103,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     evaluate: bool
     data_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)]
     shuffle_labels: bool
+    fuse_for_evaluation: bool
+    pin_cores: bool
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     repeat: NonNegative
     slowdown: dict[int, Factor] = {}
@@ -123,6 +150,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 )
         self._check_places()
         values |= self._traits(values)
+        for key, needs in _NEEDS.items():
+            for rule, reason in needs.items():
+                if not rules.holds(rule, values):
+                    raise ImpossibleRunError(f"{key}={values[key]} needs {rule}: {reason}")
         for axis in VARIANT_AXES:
             name = getattr(self, axis).name
             for rule, reason in variant_file(axis, name).needs.items():
@@ -284,8 +315,8 @@ def one_line(error: msgspec.ValidationError, values: Mapping[str, Any], prefix: 
     found: Any = values
     for part in re.split(r"[.\[]", key):
         found = found.get(part) if isinstance(found, Mapping) else found
-    if key == "device" or key.endswith(".device"):
-        return unknown(key, found, ("auto", "cpu", "cuda"))
+    if choices := _CHOICES.get(key.rpartition(".")[2]):
+        return unknown(key, found, choices)
     wanted = text.removeprefix("Expected ").split(", got")[0].replace("`", "")
     for name, words in _MSGSPEC_NAMES.items():
         wanted = re.sub(rf"\b{name}\b", words, wanted)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.data import Split
+from benchmarks.fusion import foldable_pairs, folded
 from benchmarks.loss import Loss
 from benchmarks.precision import Precision
 from benchmarks.record import Evaluation, finite
@@ -17,8 +18,12 @@ from benchmarks.timing import clock_for
 class Evaluator:
     """Evaluates a worker's model; all ranks do so at once and alike."""
 
-    def __init__(self, model: torch.nn.Module, strategy: Strategy, precision: Precision, chunk: int) -> None:
+    def __init__(
+        self, model: torch.nn.Module, strategy: Strategy, precision: Precision, chunk: int, *, fuse: bool = False
+    ) -> None:
+        """With `fuse`, batch norms are folded away for each evaluation; raises ImpossibleRunError where none can be."""
         self.model, self.strategy, self.precision = model, strategy, precision
+        self._pairs = foldable_pairs(model) if fuse else []
         self.device = strategy.place.device
         self.loss = Loss()
         self.chunk = chunk
@@ -31,7 +36,8 @@ class Evaluator:
         clock = clock_for(self.device, 1)
         clock.start()
         with self.strategy.evaluating(self.model):
-            accuracy, loss = self._score(test, beat)
+            model = folded(self.model, self._pairs) if self._pairs else self.model
+            accuracy, loss = self._score(model, test, beat)
         clock.stop()
         self.model.train()
         return Evaluation(
@@ -42,7 +48,7 @@ class Evaluator:
             loss=finite(loss),
         )
 
-    def _score(self, test: Split, beat: Callable[[int, int], None]) -> tuple[float, float]:
+    def _score(self, model: torch.nn.Module, test: Split, beat: Callable[[int, int], None]) -> tuple[float, float]:
         """Accuracy and mean loss."""
         starts = range(0, len(test), self.chunk)
         correct, loss = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
@@ -50,7 +56,7 @@ class Evaluator:
             inputs = test.inputs[start : start + self.chunk].to(self.device)
             targets = test.targets[start : start + self.chunk].to(self.device)
             with self.precision.autocast():
-                logits = self.strategy.predict(self.model, inputs)
+                logits = self.strategy.predict(model, inputs)
                 loss += self.loss(logits, targets) * len(targets)
             correct += (logits.argmax(-1) == targets).sum()
             beat(number + 1, len(starts))

@@ -35,6 +35,7 @@ class RankResult(msgspec.Struct, kw_only=True):
     host: str
     device: str
     threads: int
+    cores: list[int] | None = None
     phases: list[tuple[str, int]]
     """Each phase and when it began, in monotonic nanoseconds; the last entry is the end."""
     failure: Failure | None = None
@@ -214,6 +215,7 @@ def summarise(result: RankResult) -> RankSummary:
         host=result.host,
         device=result.device,
         threads=result.threads,
+        cores=result.cores,
         step_time_s=statistics.median(steps),
         own_time_s=statistics.median(step - sync for step, sync in zip(steps, syncs, strict=True)),
         data_wait_s=statistics.median(result.series("data_wait_s")),

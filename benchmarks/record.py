@@ -113,6 +113,8 @@ class RankSummary(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     host: str
     device: str
     threads: int
+    cores: list[int] | None = None
+    """The cores that it was bound to; null where it was not."""
     step_time_s: float
     own_time_s: float
     """Step time less the wait for other ranks: what makes a straggler visible where all ranks move in step."""
@@ -205,8 +207,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     data: DataFacts | None = None
     communication: Communication | None = None
     strategy_facts: dict[str, Any] = {}
-    """What the strategy, the batch schedule and the mixing decided and observed, such as a pipeline's stages or a
-    server's load."""
+    """What the strategy, the schedules, the mixing and the compiler decided and observed, such as a pipeline's stages
+    or a server's load."""
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`

@@ -15,6 +15,7 @@ from benchmarks import sanity
 from benchmarks.batch_schedule import batch_schedules
 from benchmarks.batch_schedule.noise import measured_noise_scale
 from benchmarks.communication import Probe
+from benchmarks.compiling import Compilation
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
@@ -59,9 +60,11 @@ class Trainer:
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
         self.loss = self.mixing.loss()
         self.mixing.built(model, self.precision)
-        self._evaluator = Evaluator(model, strategy, self.precision, chunk=_evaluated_at_once(run, dataset))
+        self.compilation = Compilation(run.compile, place.device)
+        at_once = _evaluated_at_once(run, dataset)
+        self._evaluator = Evaluator(model, strategy, self.precision, chunk=at_once, fuse=run.fuse_for_evaluation)
         plain = Step(
-            model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
+            model=self.compilation.apply(self.model),
             loss=self.loss,
             optimizer=self.optimizer,
             precision=self.precision,
@@ -87,7 +90,7 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """What the parts of the trainer observed, for the record."""
-        return {**self.schedule.facts(), **self.rates.facts(), **self.mixing.facts()}
+        return {**self.schedule.facts(), **self.rates.facts(), **self.mixing.facts(), **self.compilation.facts()}
 
     def counted(self, samples: Iterable[int]) -> list[int]:
         """Samples by step, or zeros where another rank counts them."""
@@ -136,6 +139,7 @@ class Trainer:
         initial.restore()
         self.strategy.forget()
         self.mixing.forget()
+        self.compilation.warmed_up()
         del initial
         if self.place.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -174,7 +178,8 @@ class Trainer:
     def checks(self) -> list[Check]:
         """What must hold of the trained model."""
         copies = self.strategy.copies(self.bare_model)
-        return [sanity.replicas_equal(copies)] if copies else []
+        equal = [sanity.replicas_equal(copies)] if copies else []
+        return [*equal, *self.compilation.checks()]
 
 
 def _evaluated_at_once(run: RunConfig, dataset: Dataset) -> int:

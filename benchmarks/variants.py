@@ -24,7 +24,7 @@ VARIANT_AXES = (
     *("strategy", "batch_schedule", "optimizer", "lr_schedule", "precision"),
 )
 
-TRAITS = {"workload": ("layers", "heads"), "data": ("kind",), "optimizer": ("elementwise",)}
+TRAITS = {"workload": ("layers", "heads", "conv_bn"), "data": ("kind",), "optimizer": ("elementwise",)}
 """What rules may ask of any entry of an axis, as `workload.layers`; null where its file does not say."""
 
 Scalar = str | int | float | bool | None

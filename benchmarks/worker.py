@@ -32,6 +32,7 @@ from benchmarks.errors import UserError
 from benchmarks.heartbeat import Heartbeat
 from benchmarks.merge import CANNOT_WRITE, Failure, RankResult, log_path, result_path
 from benchmarks.partial import ResultFile, SoFar, block_request
+from benchmarks.pinning import near_device, pci_address, pin_worker
 from benchmarks.record import Status, finite
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Measured, Report, measure
@@ -66,6 +67,8 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
     failure: Failure | None = None
     try:
         enter("rendezvous")
+        if run.pin_cores:
+            result.cores = _pin(run, local_rank)
         place = _take_place(run, rank, local_rank)
         _describe(result, place)
         strategy = strategies.make(run.strategy, place)
@@ -114,6 +117,18 @@ def _redirect_output(path: Path) -> None:
     sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     faulthandler.enable(sys.stderr)
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+
+
+def _pin(run: RunConfig, local_rank: int) -> list[int]:
+    """Bind this worker to cores of its own, before it has any thread that computes; returns what the kernel made of it.
+
+    Workers with GPUs get cores near these; the local rank is the device's index, as below.
+    """
+    gpus = min(torch.cuda.device_count(), run.workers_per_node) if run.device == "cuda" else 0
+    devices: list[Any] = [torch.cuda.get_device_properties(index) for index in range(gpus)]
+    near = [near_device(pci_address(gpu.pci_domain_id, gpu.pci_bus_id, gpu.pci_device_id)) for gpu in devices]
+    pin_worker(local_rank, run.workers_per_node, run.threads_per_worker, near)
+    return sorted(os.sched_getaffinity(0))
 
 
 def _take_place(run: RunConfig, rank: int, local_rank: int) -> Place:

@@ -23,7 +23,7 @@ _BASE: dict[str, Any] = {
     "device": "cpu",
     "threads_per_worker": 1,
     "channels_last": False,
-    "compile": False,
+    "compile": "none",
     "steps": 4,
     "epochs": None,
     "warmup_steps": 1,

@@ -283,7 +283,7 @@ def test_a_compiled_model_is_not_compiled_again_for_other_pairs(mixing: str, mon
     torch._dynamo.reset()
     counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    compiled, loader, _ = trainer_of(make(mixing=mixing, compile=True, global_batch=100))
+    compiled, loader, _ = trainer_of(make(mixing=mixing, compile="default", global_batch=100))
     compiled.warm_up(loader)
     graphs = counters["stats"]["unique_graphs"]
     plain, _, _ = trainer_of(make(mixing=mixing, global_batch=100))

@@ -383,8 +383,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"strategy.micro_batch_size": 33}, "a part of the replica's share"),
     ({"strategy.micro_batches": 1}, "1f1b fills all stages before its first backward pass"),
     ({"strategy.schedule": "zero_bubble", "strategy.micro_batches": 5}, "in equal rounds"),
-    ({"compile": True}, "a schedule that torch.compile does not see"),
-    ({"strategy": "model_parallel", "compile": True}, "torch.compile does not see them"),
+    ({"compile": "default"}, "a schedule that torch.compile does not see"),
+    ({"strategy": "model_parallel", "compile": "default"}, "torch.compile does not see them"),
 ]
 
 

@@ -465,7 +465,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**T, "strategy.data": "fsdp", "strategy.degree": 2, "channels_last": True}, "contiguous parameters only"),
     ({**T, "strategy.bucket_mb": 0.0}, "a bucket holds something"),
     ({**T, "strategy.group_mb": -1.0}, "a size is not negative"),
-    ({**T, "compile": True}, "not provided for"),
+    ({**T, "compile": "default"}, "not provided for"),
 ]
 
 

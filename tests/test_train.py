@@ -197,8 +197,3 @@ def test_batch_norm_can_be_left_out(make_run: MakeRun) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
     first = next(module for module in modules if isinstance(module, nn.Conv2d))
     assert (first.in_channels, first.kernel_size, first.stride) == (1, (7, 7), (2, 2))
-
-
-def test_a_compiled_run_computes_the_same(make_run: MakeRun) -> None:
-    plain, compiled = (train(make_run(strategy="single", compile=flag), 0, 3) for flag in (False, True))
-    assert largest_difference(plain, compiled) < 1e-5

@@ -1,0 +1,47 @@
+"""Panels that show what changes bring, one by one and added up."""
+
+from __future__ import annotations
+
+from analysis.labels import label, telling
+from analysis.measures import draws_of, measure
+from analysis.panels import Subject, panel_kind
+from analysis.panels.comparing import repeats_with_number
+from analysis.schema import Panel, PanelPoint, PanelSeries
+from analysis.statistics import estimate
+
+
+@panel_kind("ladder", lambda options: [options["y"]])
+def ladder(subject: Subject, *, y: str) -> Panel:
+    """A bar for each cell, named by the settings in which it differs from the first one, the baseline.
+
+    Beside it, how many times better than the baseline it is: a measure of which less is better is divided into the
+    baseline's, any other by it.
+    """
+    one = measure(y)
+    points, missing = [], []
+    base = draws_of(subject.cells[0], y) if subject.cells else None
+    keys = telling([cell.config for cell in subject.cells])
+    for cell in subject.cells:
+        changed = [key for key in keys if cell.config.get(key) != subject.cells[0].config.get(key)]
+        name = label(cell.config, changed) if changed else "baseline"
+        found = draws_of(cell, y)
+        if found is None:
+            missing.append(f"{name}: {cell.runs[0].status if cell.runs else 'planned'}")
+            continue
+        over = None
+        if base is not None and changed:
+            over = (
+                estimate(base[0] / found[0], base[1] / found[1])
+                if one.better == "low"
+                else estimate(found[0] / base[0], found[1] / base[1])
+            )
+        points.append(PanelPoint(x=name, y=estimate(*found), n=repeats_with_number(cell), y_over=over))
+    return Panel(
+        kind="ladder",
+        mark="bars",
+        title=subject.title,
+        x_label="",
+        y_label=one.label,
+        series=[PanelSeries(label=one.label, points=points)],
+        missing=missing,
+    )
