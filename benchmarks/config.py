@@ -29,6 +29,7 @@ _MSGSPEC_NAMES = {
 type_names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 Factor = Annotated[float, msgspec.Meta(ge=1)]
+TargetMetric = Literal["accuracy", "loss"]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
 # What says where and with whose money a run happens, not what is measured: no part of a run's identity.
@@ -36,7 +37,7 @@ NOT_IDENTITY = (
     *("sweep", "cluster", "data.root", "data.download"),
     *("memory_gb_per_worker", "run_limit_s", "hang_limit_s"),
 )
-NOT_CELL = ("seed", "repeat")
+NOT_CELL = ("seed", "repeat", "profile")
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +76,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     epochs: Positive | None
     warmup_steps: NonNegative
     evaluate: bool
+    target_metric: TargetMetric
+    target_value: float | None
+    stop_at_target: bool
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     repeat: NonNegative
+    profile: bool
+    """Take a few steps under a profiler in place of the window; see `benchmarks/profiling.py`."""
     slowdown: dict[int, Factor] = {}
     """Ranks that are made slower, by which factor; see `benchmarks/slowdown.py`."""
     run_limit_s: PositiveNumber
@@ -108,6 +114,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def _check_possible(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError(f"steps={self.steps}, epochs={self.epochs}: give one of them and set the other to null")
+        self._check_target()
         values = self.flat()
         train_samples = values.get("data.train_samples")
         if isinstance(train_samples, int) and self.global_batch > train_samples:
@@ -152,6 +159,23 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"nodes={self.nodes}; each worker needs its own"
             )
 
+    def _check_target(self) -> None:
+        """A target is looked for in the evaluations after the epochs."""
+        given, value = f"target_value={self.target_value}", self.target_value
+        if value is None:
+            if self.stop_at_target:
+                raise ConfigError("stop_at_target=true, target_value=null: give the value to stop at")
+            if self.target_metric != "accuracy":
+                raise ConfigError(f"target_metric={self.target_metric}, target_value=null: give the value to reach")
+            return
+        if not math.isfinite(value) or value <= 0 or (self.target_metric == "accuracy" and value > 1):
+            most = " to 1" if self.target_metric == "accuracy" else ""
+            raise ConfigError(f"{given}: a target of {self.target_metric} must be a number above 0{most}")
+        if self.epochs is None:
+            raise ConfigError(f"{given}, epochs=null: a target is looked for after each epoch; give epochs, not steps")
+        if not self.evaluate:
+            raise ConfigError(f"{given}, evaluate=false: only an evaluation can find it; set evaluate=true")
+
     def as_dict(self) -> dict[str, Any]:
         """The canonical configuration: complete, plain, variants as `{"name": ..., option: value, ...}`."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
@@ -185,7 +209,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
         Example: `lenet-ddp-w2-b64-fp32-r0-1f3a9c2b7d40`.
         """
-        return self._id(NOT_IDENTITY, f"-r{self.repeat}")
+        if self.profile:
+            return self._id(NOT_IDENTITY, "-profile")
+        return self._id((*NOT_IDENTITY, "profile"), f"-r{self.repeat}")
 
     def _id(self, left_out: tuple[str, ...], suffix: str = "") -> str:
         kept = {key: value for key, value in self.flat().items() if not is_below(key, left_out)}

@@ -30,6 +30,9 @@ def throughput_samples_per_s(record: Record) -> float | None:
 
 def outcome(record: Record) -> str:
     """A run's end in one line."""
+    if record.status == "profiled":
+        traces = ", ".join(profile.trace for profile in record.profile if profile.trace)
+        return f"{'profiled':<10} {record.run_id}  {traces} beside its record; open them in https://ui.perfetto.dev"
     if record.status != "ok":
         why = f"{record.reason.kind}: {record.reason.message}" if record.reason else ""
         return f"{record.status:<10} {record.run_id}  {why}"

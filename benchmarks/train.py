@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,9 +24,11 @@ from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
+from benchmarks.profile import RankProfile
 from benchmarks.record import Check, Evaluation
 from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy
+from benchmarks.target import target_to_stop_at
 from benchmarks.timing import Clock
 from benchmarks.trainer import Trainer
 
@@ -35,6 +40,8 @@ class Report:
     phase: Callable[[str], None]
     beat: Callable[[int, int], None]
     so_far: SoFar = field(default_factory=SoFar)
+    folder: Path = Path()
+    """The run's, where a profiled one leaves its trace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +55,10 @@ class Measured:
     evaluations: list[Evaluation]
     checks: list[Check]
     memory: Peaks
-    communication: Communication
+    communication: Communication | None
     strategy_facts: dict[str, Any]
+    stopped_after_epochs: int | None = None
+    profile: RankProfile | None = None
 
 
 def timed_span(
@@ -85,6 +94,8 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     report.phase("warmup")
     trainer.warm_up(loader)
 
+    if run.profile:
+        return _profiled(trainer, loader, report)
     window = _window(trainer, loader, dataset, report)
 
     report.phase("checks")
@@ -105,6 +116,34 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         memory=memory,
         communication=communication,
         strategy_facts={**strategy.facts(), **trainer.schedule.facts()},
+        stopped_after_epochs=window.stopped_after_epochs,
+    )
+
+
+def _profiled(trainer: Trainer, loader: Loader, report: Report) -> Measured:
+    """A few steps under the profiler in place of the window; first a few without it, to compare with."""
+    from benchmarks import profiling  # here: all other runs start sooner without
+
+    report.phase("profile")
+    batches = loader.endless()
+    clock = trainer.new_clock(profiling.PLAIN_STEPS)
+    trainer.strategy.align()
+    losses, _ = timed_span(trainer.step, islice(batches, clock.steps), clock, report.beat)
+    seen = profiling.profiled_steps(trainer, batches, median(clock.times().step_s), report.folder, report.beat)
+
+    report.phase("checks")
+    finite = sanity.finite_loss(torch.stack([*losses, *seen.losses]).float().cpu().tolist())
+    return Measured(
+        clock=trainer.clock_name,
+        spans=[],
+        samples=[],
+        losses=[],
+        evaluations=[],
+        checks=[finite, seen.check, *trainer.checks()],
+        memory=Peaks.now(trainer.place.device),
+        communication=None,
+        strategy_facts=trainer.strategy.facts(),
+        profile=seen.profile,
     )
 
 
@@ -118,11 +157,13 @@ class _Window:
     global_samples: int = 0
     """Of all workers, by the sizes of the global batches alone."""
     evaluations: list[Evaluation] = field(default_factory=list)
+    stopped_after_epochs: int | None = None
+    """None where all epochs were trained without reaching a target to stop at."""
 
 
 def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -> _Window:
     run, strategy = trainer.run, trainer.strategy
-    window = _Window()
+    window, target = _Window(), target_to_stop_at(run)
     spans = 1 if run.steps else (run.epochs or 0) // loader.epochs_in_span
     for span in range(spans):
         report.phase("window")
@@ -141,6 +182,9 @@ def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) 
             report.phase("evaluation")
             window.evaluations.append(trainer.evaluate(dataset, after_steps=len(window.samples), beat=report.beat))
             report.so_far.evaluated(window.evaluations[-1])
+        if target and trainer.as_rank_0_says(target.reached_by(window.evaluations[-1])):
+            window.stopped_after_epochs = (span + 1) * loader.epochs_in_span
+            break
         if span + 1 < spans:
             loader.global_batch = trainer.schedule.after(span, partial(_noise_scale, trainer, dataset, report))
     return window
