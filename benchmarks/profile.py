@@ -61,7 +61,7 @@ class RankProfile(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     """Profiled steps, which all means are over."""
     plain_step_s: float
-    """Median of a few steps before, without the profiler: how much it slows them. Too few for a result."""
+    """Mean of a few steps before, without the profiler: how much it slows them. Too few for a result."""
     split: TimeSplit
     operators: list[OperatorTime]
     """The heaviest, by self time."""

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,29 @@ class _Watch(MonotonicClock):
 
     def __init__(self, parameters: Iterable[Tensor], *, marks: bool) -> None:
         super().__init__(_WARMUP_STEPS + _STEPS)
-        self.parameters = list(parameters)
-        self.gradients = counted(())
+        self.parameters = [value for value in parameters if value.requires_grad]
+        self._gradients: dict[int, TensorCount] = {}
         self._marks = marks
         self._waiting: record_function | None = None
+        # Some strategies drop their gradients before the backward pass counts as done: they are counted as they come.
+        self._hooks = [
+            value.register_post_accumulate_grad_hook(partial(self._count, number))
+            for number, value in enumerate(self.parameters)
+        ]
+
+    @property
+    def gradients(self) -> TensorCount:
+        """Those of the first backward pass."""
+        found = self._gradients.values()
+        return TensorCount(
+            tensors=sum(one.tensors for one in found),
+            elements=sum(one.elements for one in found),
+            bytes=sum(one.bytes for one in found),
+        )
+
+    def _count(self, number: int, parameter: Tensor) -> None:
+        # Where a strategy has moved it on already, as into a bucket: it was of the parameter's shape and format.
+        self._gradients[number] = counted([parameter if parameter.grad is None else parameter.grad])
 
     def last_gradient(self) -> None:
         """The wait for other ranks begins.
@@ -140,19 +160,19 @@ class _Watch(MonotonicClock):
             self._waiting.__enter__()
 
     def backward_done(self) -> None:
-        """The wait is over, and the gradients are there."""
+        """The wait is over; and the first backward pass has been counted."""
         if self._waiting:
             self._waiting.__exit__(None, None, None)
             self._waiting = None
-        if not self.gradients.tensors:
-            self.gradients = counted(value.grad for value in self.parameters if value.grad is not None)
+        while self._hooks:
+            self._hooks.pop().remove()
 
 
 def counted(tensors: Iterable[Tensor]) -> TensorCount:
-    """Tensors of this rank, each once; of a sharded one, this rank's part."""
-    local = {id(tensor): tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors}
+    """Tensors of this rank; of a sharded one, this rank's part."""
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
     return TensorCount(
         tensors=len(local),
-        elements=sum(tensor.numel() for tensor in local.values()),
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in local.values()),
+        elements=sum(tensor.numel() for tensor in local),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in local),
     )

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -129,7 +128,8 @@ def _profiled(trainer: Trainer, loader: Loader, report: Report) -> Measured:
     clock = trainer.new_clock(profiling.PLAIN_STEPS)
     trainer.strategy.align()
     losses, _ = timed_span(trainer.step, islice(batches, clock.steps), clock, report.beat)
-    seen = profiling.profiled_steps(trainer, batches, median(clock.times().step_s), report.folder, report.beat)
+    plain_step_s = clock.wall_time_s / clock.steps
+    seen = profiling.profiled_steps(trainer, batches, plain_step_s, report.folder, report.beat)
 
     report.phase("checks")
     finite = sanity.finite_loss(torch.stack([*losses, *seen.losses]).float().cpu().tolist())
