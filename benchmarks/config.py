@@ -13,13 +13,14 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 import msgspec
 
 from benchmarks import rules
 from benchmarks.cluster import Cluster, NonNegative, Positive, placed
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
+from benchmarks.target import TargetMetric, check_target
 from benchmarks.variants import CONF_DIR, TRAITS, VARIANT_AXES, Option, names_on, variant_file
 
 _MSGSPEC_NAMES = {
@@ -29,7 +30,6 @@ _MSGSPEC_NAMES = {
 type_names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 Factor = Annotated[float, msgspec.Meta(ge=1)]
-TargetMetric = Literal["accuracy", "loss"]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 
 # What says where and with whose money a run happens, not what is measured: no part of a run's identity.
@@ -114,7 +114,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def _check_possible(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError(f"steps={self.steps}, epochs={self.epochs}: give one of them and set the other to null")
-        self._check_target()
+        check_target(self)
         values = self.flat()
         train_samples = values.get("data.train_samples")
         if isinstance(train_samples, int) and self.global_batch > train_samples:
@@ -158,23 +158,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"workers={self.workers}: more than the {gpus * self.nodes} GPUs of cluster={self.cluster.name}, "
                 f"nodes={self.nodes}; each worker needs its own"
             )
-
-    def _check_target(self) -> None:
-        """A target is looked for in the evaluations after the epochs."""
-        given, value = f"target_value={self.target_value}", self.target_value
-        if value is None:
-            if self.stop_at_target:
-                raise ConfigError("stop_at_target=true, target_value=null: give the value to stop at")
-            if self.target_metric != "accuracy":
-                raise ConfigError(f"target_metric={self.target_metric}, target_value=null: give the value to reach")
-            return
-        if not math.isfinite(value) or value <= 0 or (self.target_metric == "accuracy" and value > 1):
-            most = " to 1" if self.target_metric == "accuracy" else ""
-            raise ConfigError(f"{given}: a target of {self.target_metric} must be a number above 0{most}")
-        if self.epochs is None:
-            raise ConfigError(f"{given}, epochs=null: a target is looked for after each epoch; give epochs, not steps")
-        if not self.evaluate:
-            raise ConfigError(f"{given}, evaluate=false: only an evaluation can find it; set evaluate=true")
 
     def as_dict(self) -> dict[str, Any]:
         """The canonical configuration: complete, plain, variants as `{"name": ..., option: value, ...}`."""
@@ -300,6 +283,8 @@ def one_line(error: msgspec.ValidationError, values: Mapping[str, Any], prefix: 
         found = found.get(part) if isinstance(found, Mapping) else found
     if key == "device" or key.endswith(".device"):
         return unknown(key, found, ("auto", "cpu", "cuda"))
+    if key == "target_metric":
+        return unknown(key, found, get_args(TargetMetric))
     wanted = text.removeprefix("Expected ").split(", got")[0].replace("`", "")
     for name, words in _MSGSPEC_NAMES.items():
         wanted = re.sub(rf"\b{name}\b", words, wanted)

@@ -84,9 +84,9 @@ def repeats_of(repeats: int, profile: object) -> list[tuple[int, dict[str, Scala
     """
     if type(profile) is not bool:
         raise ConfigError(f"profile={profile}: must be true or false")
-    if not profile:
-        return [(repeat, {}) for repeat in range(repeats)]
-    return [*((repeat, {"profile": False}) for repeat in range(repeats)), (0, {"profile": True})]
+    own: dict[str, Scalar] = {"profile": False} if profile else {}
+    timed = [(repeat, own) for repeat in range(repeats)]
+    return [*timed, (0, {"profile": True})] if profile else timed
 
 
 def trace_name(rank: int) -> str | None:
