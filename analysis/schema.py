@@ -23,6 +23,13 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     low: float
     high: float
+    is_bound: Annotated[
+        bool, Meta(description="The median is larger than `value`, the most that was seen: too few runs got there.")
+    ] = False
+    open_above: Annotated[
+        bool, Meta(description="The interval has no upper end; `high` is the most that was seen.")
+    ] = False
+    words: Annotated[str, Meta(description="What belongs to the number, as `3 of 5 reached it`.")] = ""
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -175,6 +182,7 @@ class Counts(msgspec.Struct, kw_only=True):
 
     planned: int
     ok: int
+    profiled: Annotated[int, Meta(description="They give no times, and are in no cell's repeats.")] = 0
     failed: dict[str, int]
     missing: int
     unreadable: int
