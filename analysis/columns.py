@@ -303,11 +303,9 @@ def summary(report: Report) -> list[str]:
     """What the sweep has and what it lacks, one line each."""
     runs = report.runs
     failed = ", ".join(f"{count} {clean(state)}" for state, count in runs.failed.items())
-    parts = [
-        f"{runs.ok} ok",
-        *([f"{runs.profiled} profiled"] if runs.profiled else []),
-        f"{sum(runs.failed.values())} failed{f' ({failed})' if failed else ''}",
-    ]
+    parts = [f"{runs.ok} ok", f"{sum(runs.failed.values())} failed{f' ({failed})' if failed else ''}"]
+    if runs.profiled:
+        parts.insert(1, f"{runs.profiled} profiled")
     if runs.planned:
         parts.append(f"{runs.missing} missing")
     if runs.unreadable:

@@ -173,7 +173,14 @@ def _read_records(loaded: Loaded, cells: dict[str, Cell]) -> None:
         seen[record.run_id] = path
         cells.setdefault(record.cell_id, cell)
         if record.config.get("profile"):
-            cell.profiles.append(Profile(run_id=run.run_id, status=run.status, reason=run.reason, ranks=record.profile))
+            cell.profiles.append(
+                Profile(
+                    run_id=run.run_id,
+                    status=run.status,
+                    reason=run.reason,
+                    ranks=record.profile if run.status == "profiled" else [],
+                )
+            )
             continue
         cell.runs.append(run)
         if run.measured:

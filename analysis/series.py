@@ -284,7 +284,7 @@ def _counts(loaded: Loaded) -> Counts:
     failed = Counter(run.status for run in runs if not run.measured)
     failed.update(profile.status for profile in profiles if not profile.ranks)
     planned: set[str] = set().union(*(cell.planned | cell.profiles_planned for cell in loaded.cells))
-    recorded = {run.run_id for run in [*runs, *profiles]}
+    recorded = {run.run_id for run in runs} | {profile.run_id for profile in profiles}
     return Counts(
         planned=len(planned),
         ok=sum(run.measured is not None for run in runs),
