@@ -70,7 +70,7 @@ def estimated(estimate: Estimate | None, factor: float = 1.0) -> Entry:
     text = number(estimate.value * factor)
     if estimate.is_bound:
         return Entry(f"> {text}", estimate.words)
-    low, high = number(estimate.low * factor), "∞" if estimate.open_above else number(estimate.high * factor)
+    low, high = number(estimate.low * factor), "inf" if estimate.open_above else number(estimate.high * factor)
     return Entry(text, f"[{low}, {high}]" + (f", {estimate.words}" if estimate.words else ""))
 
 

@@ -75,18 +75,25 @@ def _bars(axes: Axes, panel: Panel) -> None:
             if str(point.x) not in names:
                 continue
             place = names.index(str(point.x))
-            axes.barh(place, point.y.value, height=0.62, color=COLOURS[number], alpha=0.75, lw=0)
+            bar = axes.barh(place, point.y.value, height=0.62, color=COLOURS[number], alpha=0.75, lw=0)
+            if point.y.is_bound:
+                bar.patches[0].set(alpha=0.35, hatch="////", edgecolor="white")
             axes.errorbar(
                 point.y.value, place, xerr=_reach(point.y), fmt="none", ecolor="0.15", elinewidth=0.9, capsize=2
             )
             axes.annotate(
-                f"{point.y.value:.3g}{_over(point)}", (max(point.y.high, point.y.value, 0.0), place), xytext=(4, 0),
+                f"{_said(point.y)}{_over(point)}", (max(point.y.high, point.y.value, 0.0), place), xytext=(4, 0),
                 textcoords="offset points", va="center", fontsize=7,
             )  # fmt: skip
     _category_axis(axes, names)
     axes.set_xlabel(panel.y_label)
     axes.margins(x=0.32)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+
+
+def _said(value: Estimate) -> str:
+    """The number, marked where it is a lower bound, and what belongs to it."""
+    return f"{'> ' if value.is_bound else ''}{value.value:.3g}{f' ({value.words})' if value.words else ''}"
 
 
 def _over(point: PanelPoint) -> str:
@@ -165,9 +172,14 @@ def _scatter(axes: Axes, panel: Panel) -> None:
                 marker=MARKERS[number % len(MARKERS)], color=colour, mfc=colour if point.on_front else "white", ms=5,
                 elinewidth=0.8, capsize=2, ls="",
             )  # fmt: skip
+            if point.y.is_bound:  # it lies further out, by how much nobody knows
+                axes.annotate(
+                    "", (14, 14), (float(point.x), point.y.value), "offset points", "data",
+                    arrowprops={"arrowstyle": "->", "color": colour, "lw": 0.9},
+                )  # fmt: skip
             axes.annotate(
-                plain_text(series.label, 40), (float(point.x), point.y.value), xytext=(5, 4),
-                textcoords="offset points", fontsize=6.5,
+                plain_text(": ".join(filter(None, [series.label, point.y.words])), 60),
+                (float(point.x), point.y.value), xytext=(5, 4), textcoords="offset points", fontsize=6.5,
             )  # fmt: skip
     front = sorted((float(p.x), p.y.value) for series in panel.series for p in series.points if p.on_front)
     if len(front) > 1:

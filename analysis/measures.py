@@ -14,9 +14,10 @@ import numpy as np
 
 from analysis.course import Epoch
 from analysis.load import Cell, Measured
+from analysis.profiles import PROFILED
 from analysis.schema import Estimate
 from analysis.statistics import STEP_RESAMPLES, Floats, bootstrap_median, estimate
-from analysis.target import SPENT
+from analysis.target import SPENT, currency
 from benchmarks.errors import unknown
 
 Better = Literal["low", "high"]
@@ -120,8 +121,13 @@ MEASURES: dict[str, Measure] = {
 
 MEASURES |= {
     name: Measure(label=words, of=lambda _run: None, better="low", of_cell=of_cell)
-    for name, (words, of_cell) in SPENT.items()
+    for name, (words, of_cell) in (*SPENT.items(), *PROFILED.items())
 }
+
+
+def label_of(name: str, cells: Sequence[Cell]) -> str:
+    """A measure's label with its unit, which for money is the currency of these cells."""
+    return f"{MEASURES[name].label} [{currency(cells)}]" if name == "cost_to_target" else MEASURES[name].label
 
 
 def measure(name: object) -> Measure:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from benchmarks.profile import RankProfile
 from benchmarks.variants import Option
 
 SCHEMA_VERSION = 1
@@ -243,6 +244,15 @@ class Study(msgspec.Struct, kw_only=True):
     panels: list[Panel]
 
 
+class ProfileRow(msgspec.Struct, kw_only=True):
+    """A profiled cell."""
+
+    cell_id: str
+    label: str
+    run_id: str
+    ranks: Annotated[list[RankProfile], Meta(description="By rank; as in the record.")]
+
+
 class Report(msgspec.Struct, kw_only=True):
     """The whole result."""
 
@@ -262,6 +272,7 @@ class Report(msgspec.Struct, kw_only=True):
         list[str], Meta(description="`cell_id`s of cells without another worker count to compare with.")
     ]
     study: Annotated[Study | None, Meta(description="Null where the sweep's file describes no figure.")] = None
+    profiles: Annotated[list[ProfileRow], Meta(description="Cells with a profiled repeat.")] = []
     dropped: list[DroppedCell]
     mixed: Annotated[
         list[str],

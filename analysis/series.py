@@ -12,6 +12,7 @@ from analysis import metrics
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Run
 from analysis.origins import mixed
+from analysis.profiles import profile_rows
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
@@ -63,6 +64,7 @@ def build_report(loaded: Loaded) -> Report:
         cells=[result.point for result in results],
         outside_series=[result.point.cell_id for result in results if result.point.cell_id not in inside],
         study=build_study(manifest.figure if manifest else [], [result.cell for result in results], problems),
+        profiles=profile_rows(loaded.cells),
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],
