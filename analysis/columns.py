@@ -70,6 +70,8 @@ def estimated(estimate: Estimate | None, factor: float = 1.0) -> Entry:
     text = number(estimate.value * factor)
     if estimate.is_bound:
         return Entry(f"> {text}", estimate.words)
+    if estimate.low == estimate.high and not estimate.open_above:
+        return Entry(text, estimate.words)  # of one number there is no interval
     low, high = number(estimate.low * factor), "inf" if estimate.open_above else number(estimate.high * factor)
     return Entry(text, f"[{low}, {high}]" + (f", {estimate.words}" if estimate.words else ""))
 

@@ -69,7 +69,7 @@ def counted(row: ProfileRow) -> str:
     """Parameters and gradients of rank 0, in words."""
     first = row.ranks[0]
     return "; ".join(
-        f"{name}: {count.tensors} tensors, {count.elements:,} elements, {count.bytes / 1e6:.3g} MB"
+        f"{name}: {count.elements:,} in {count.tensors} tensors, {count.bytes / 1e6:.3g} MB"
         for name, count in (("parameters", first.parameters), ("gradients", first.gradients))
     )
 
@@ -77,4 +77,4 @@ def counted(row: ProfileRow) -> str:
 def slowed(row: ProfileRow) -> str:
     """How much the profiler itself takes, in words."""
     first = row.ranks[0]
-    return f"profiled step {first.split.step_s * 1e3:.3g} ms, without the profiler {first.plain_step_s * 1e3:.3g} ms"
+    return f"profiled step {first.split.step_s * 1e3:.3g} ms, else {first.plain_step_s * 1e3:.3g} ms"

@@ -193,7 +193,7 @@ def currency(cells: Sequence[Cell]) -> str:
     """
     priced = [price_per_worker_s(cell) is not None for cell in cells]
     if not any(priced):
-        return "worker-hours, at a nominal price of 1"
+        return "worker-hours, at price 1"
     names = {str(cell.config.get("cluster.currency")) for cell, has in zip(cells, priced, strict=True) if has}
     return "/".join(sorted(names)) + ("" if all(priced) else ", nominally 1 per worker-hour where there is no price")
 
