@@ -178,8 +178,8 @@ def _scatter(axes: Axes, panel: Panel) -> None:
             )  # fmt: skip
             if point.y.is_bound:  # it lies further out, by how much nobody knows
                 axes.annotate(
-                    "", (14, 14), (float(point.x), point.y.value), "offset points", "data",
-                    arrowprops={"arrowstyle": "->", "color": colour, "lw": 0.9},
+                    "", (float(point.x), point.y.value), xytext=(16, 16), textcoords="offset points",
+                    arrowprops={"arrowstyle": "<-", "color": colour, "lw": 0.9},
                 )  # fmt: skip
             axes.annotate(
                 plain_text(": ".join(filter(None, [series.label, point.y.words])), 60),
@@ -213,7 +213,8 @@ def _legend(axes: Axes, panel: Panel) -> None:
     left_out = len(panel.series) - _MOST_SERIES
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=_below(axes, 0.33), ncols=_legend_columns(panel),
-        frameon=False, handlelength=3.0, columnspacing=1.2, title=f"{left_out} more in the table" if left_out > 0 else None, title_fontsize=7,
+        frameon=False, handlelength=3.0, columnspacing=1.2, title_fontsize=7,
+        title=f"{left_out} more in the table" if left_out > 0 else None,
     )  # fmt: skip
 
 

@@ -183,7 +183,8 @@ def cost_to_target(cell: Cell) -> Estimate | None:
 
     What comes before training, as the queue and the start, is not in it: it depends on the site more than on the cell.
     """
-    return to_target(cell, "time_s", cell.workers * (price_per_worker_s(cell) or 1 / 3600))
+    price = price_per_worker_s(cell)
+    return to_target(cell, "time_s", cell.workers * (1 / 3600 if price is None else price))
 
 
 def currency(cells: Sequence[Cell]) -> str:
