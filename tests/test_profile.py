@@ -68,12 +68,14 @@ def test_a_step_on_the_host() -> None:
         event("aten::copy_", 20, 30),
         event("c10d::allreduce_", 30, 35),
         event("aten::copy_", 31, 33),  # into the send buffer: a part of the collective
+        event("aten::div", 33, 34),  # as this one
         event("gloo:all_reduce", 32, 70, "user_annotation", GLOO),
         event("aten::mul", 40, 50),  # hides 10 us of it
-        event("autograd::engine::evaluate_function: X", 60, 80),  # waits until 70, then calls something
+        event("aten::copy_", 60, 63),
+        event("autograd::engine::evaluate_function: X", 60, 80),  # calls that one, waits until 70, calls another
         event("aten::add", 75, 80),
         event("aten::sum", 85, 95, thread=GLOO),  # not the model's
-    ) == [20 + 10 + 5 + 5, 10, 5 + 5 + 10 + 10, 20, 10, 100]
+    ) == [20 + 10 + 5 + 5, 10 + 3, 5 + 5 + 10 + 7, 20, 10 + 3, 100]
 
 
 def test_annotations_are_no_work_but_the_wait_for_others_is_communication() -> None:

@@ -85,7 +85,7 @@ def _notes(subject: Subject, values: list[Estimate]) -> list[str]:
     targets = {(one.metric, one.value) for cell in subject.cells if (one := target_of(cell))}
     notes = [f"target: {metric} {value:g}" for metric, value in sorted(targets)]
     if any(value.is_bound for value in values):
-        notes.append("> : half of the runs or more did not arrive; the number is the most that one spent")
+        notes.append("> : too few runs arrived; the number is the most that one spent")
     if any(value.open_above for value in values):
-        notes.append("an interval that ends at the most that a run spent has no upper end")
+        notes.append("intervals up to the most that a run spent have no upper end")
     return notes
