@@ -67,8 +67,13 @@ def estimated(estimate: Estimate | None, factor: float = 1.0) -> Entry:
     """A number with its interval."""
     if estimate is None:
         return Entry(_NO_NUMBER)
-    low, high = number(estimate.low * factor), number(estimate.high * factor)
-    return Entry(number(estimate.value * factor), f"[{low}, {high}]")
+    text = number(estimate.value * factor)
+    if estimate.is_bound:
+        return Entry(f"> {text}", estimate.words)
+    if estimate.low == estimate.high and not estimate.open_above:
+        return Entry(text, estimate.words)  # of one number there is no interval
+    low, high = number(estimate.low * factor), "inf" if estimate.open_above else number(estimate.high * factor)
+    return Entry(text, f"[{low}, {high}]" + (f", {estimate.words}" if estimate.words else ""))
 
 
 def _ratio(estimate: Estimate | None) -> Entry:
@@ -301,6 +306,8 @@ def summary(report: Report) -> list[str]:
     runs = report.runs
     failed = ", ".join(f"{count} {clean(state)}" for state, count in runs.failed.items())
     parts = [f"{runs.ok} ok", f"{sum(runs.failed.values())} failed{f' ({failed})' if failed else ''}"]
+    if runs.profiled:
+        parts.insert(1, f"{runs.profiled} profiled")
     if runs.planned:
         parts.append(f"{runs.missing} missing")
     if runs.unreadable:

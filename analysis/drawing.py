@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries, Study
@@ -12,12 +13,14 @@ from analysis.style import COLOURS, GREY, LINES, MARKERS, figure_files, plain_te
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
 
 _PANEL_WIDTH_IN = 3.6
 _LINES_HEIGHT_IN = 3.1
 _BAR_HEIGHT_IN = 0.24
 _MOST_SERIES = 12
 _MOST_BARS = 40
+_LONGEST_LINE = 42
 
 
 def study_figure(study: Study) -> dict[str, bytes]:
@@ -45,7 +48,7 @@ def _draw(panels: Sequence[Panel]) -> Figure:
 
 
 def _height_in(panel: Panel) -> float:
-    words = 0.13 * (len(panel.notes) + len(panel.missing))
+    words = 0.13 * len(_words(panel))
     if panel.mark in ("bars", "stack"):
         return (
             0.9 + words + _BAR_HEIGHT_IN * max(3, min(_MOST_BARS, len(_categories(panel)))) + 0.12 * _legend_rows(panel)
@@ -55,7 +58,7 @@ def _height_in(panel: Panel) -> float:
 
 def _legend_rows(panel: Panel) -> int:
     shown = len(panel.series[:_MOST_SERIES])
-    return 0 if shown < 2 else math.ceil(shown / _legend_columns(panel))
+    return 0 if shown < 2 or panel.mark == "scatter" else math.ceil(shown / _legend_columns(panel))
 
 
 def _legend_columns(panel: Panel) -> int:
@@ -75,18 +78,26 @@ def _bars(axes: Axes, panel: Panel) -> None:
             if str(point.x) not in names:
                 continue
             place = names.index(str(point.x))
-            axes.barh(place, point.y.value, height=0.62, color=COLOURS[number], alpha=0.75, lw=0)
+            bar = axes.barh(place, point.y.value, height=0.62, color=COLOURS[number], alpha=0.75, lw=0)
+            if point.y.is_bound:
+                bar.patches[0].set(alpha=0.35, hatch="////", edgecolor="white")
             axes.errorbar(
                 point.y.value, place, xerr=_reach(point.y), fmt="none", ecolor="0.15", elinewidth=0.9, capsize=2
             )
             axes.annotate(
-                f"{point.y.value:.3g}{_over(point)}", (max(point.y.high, point.y.value, 0.0), place), xytext=(4, 0),
+                f"{_said(point.y)}{_over(point)}", (max(point.y.high, point.y.value, 0.0), place), xytext=(4, 0),
                 textcoords="offset points", va="center", fontsize=7,
             )  # fmt: skip
     _category_axis(axes, names)
     axes.set_xlabel(panel.y_label)
-    axes.margins(x=0.32)
+    has_words = any(point.y.words for series in panel.series for point in series.points)
+    axes.margins(x=0.75 if has_words else 0.32)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+
+
+def _said(value: Estimate) -> str:
+    """The number, marked where it is a lower bound, and what belongs to it."""
+    return f"{'> ' if value.is_bound else ''}{value.value:.3g}{f' ({value.words})' if value.words else ''}"
 
 
 def _over(point: PanelPoint) -> str:
@@ -165,9 +176,14 @@ def _scatter(axes: Axes, panel: Panel) -> None:
                 marker=MARKERS[number % len(MARKERS)], color=colour, mfc=colour if point.on_front else "white", ms=5,
                 elinewidth=0.8, capsize=2, ls="",
             )  # fmt: skip
+            if point.y.is_bound:  # it lies further out, by how much nobody knows
+                axes.annotate(
+                    "", (float(point.x), point.y.value), xytext=(16, 16), textcoords="offset points",
+                    arrowprops={"arrowstyle": "<-", "color": colour, "lw": 0.9},
+                )  # fmt: skip
             axes.annotate(
-                plain_text(series.label, 40), (float(point.x), point.y.value), xytext=(5, 4),
-                textcoords="offset points", fontsize=6.5,
+                plain_text(": ".join(filter(None, [series.label, point.y.words])), 60),
+                (float(point.x), point.y.value), xytext=(5, 4), textcoords="offset points", fontsize=6.5,
             )  # fmt: skip
     front = sorted((float(p.x), p.y.value) for series in panel.series for p in series.points if p.on_front)
     if len(front) > 1:
@@ -201,26 +217,34 @@ def _legend(axes: Axes, panel: Panel) -> None:
         return
     left_out = len(panel.series) - _MOST_SERIES
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=_legend_columns(panel), frameon=False, handlelength=3.0,
-        columnspacing=1.2, title=f"{left_out} more in the table" if left_out > 0 else None, title_fontsize=7,
+        loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=_below(axes, 0.33), ncols=_legend_columns(panel),
+        frameon=False, handlelength=3.0, columnspacing=1.2, title_fontsize=7,
+        title=f"{left_out} more in the table" if left_out > 0 else None,
     )  # fmt: skip
 
 
 def _say(axes: Axes, panel: Panel) -> None:
     """The panel's notes and what has no number, below it."""
-    lines = [plain_text(line, 110) for line in panel.notes]
-    lines += [plain_text(f"no number: {line}", 110) for line in panel.missing]
+    lines = _words(panel)
     if not lines:
         return
-    legend = 0.13 * _legend_rows(panel)
-    below = (0.42 + legend) / (axes.get_position().height * _height_of(axes))
-    axes.text(0.0, -below - 0.04, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=6.5, color="0.25")
+    below = _below(axes, 0.45 + 0.15 * _legend_rows(panel))
+    axes.text(0.0, 0.0, "\n".join(lines), transform=below, va="top", fontsize=6.5, color="0.25")
 
 
-def _height_of(axes: Axes) -> float:
+def _words(panel: Panel) -> list[str]:
+    """Its notes and what has no number, in lines that fit below the axes: longer ones would make these narrow."""
+    said = [*panel.notes, *(f"no number: {line}" for line in panel.missing)]
+    return [part for line in said for part in wrap(plain_text(line, 110), _LONGEST_LINE)]
+
+
+def _below(axes: Axes, distance_in: float) -> Transform:
+    """Coordinates of the axes, moved down by some inches: what lies below the ticks does so at any height."""
+    from matplotlib.transforms import ScaledTranslation
+
     figure = axes.get_figure(root=True)
     assert figure is not None
-    return float(figure.get_figheight())
+    return axes.transAxes + ScaledTranslation(0, -distance_in, figure.dpi_scale_trans)
 
 
 def _n(series: PanelSeries) -> str:

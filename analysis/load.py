@@ -20,6 +20,7 @@ from analysis.statistics import Floats, step_factors
 from benchmarks.config import flatten
 from benchmarks.errors import UserError
 from benchmarks.folder import MANIFEST_NAME, NO_SWEEP, Manifest, SweepFolder, record_files, sweep_files
+from benchmarks.profile import RankProfile
 from benchmarks.record import Memory, Record, RecordError, read_record
 from benchmarks.variants import Option
 
@@ -57,6 +58,21 @@ class Run:
     measured: Measured | None
     origin: dict[str, str]
     """What it was made with; see `analysis.origins`."""
+    trained: list[Epoch] = field(default_factory=list)
+    """Also of a run that was cut short, or has diverged: how far it came."""
+    epochs: int | None = None
+    """That it trained; None where it counts steps, or did not end by itself."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Profile:
+    """The record of a profiled run."""
+
+    run_id: str
+    status: str
+    reason: str | None
+    ranks: list[RankProfile]
+    """Empty where it failed."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,6 +88,9 @@ class Cell:
     planned: set[str] = field(default_factory=set)
     runs: list[Run] = field(default_factory=list)
     notes: set[str] = field(default_factory=set)
+    profiles_planned: set[str] = field(default_factory=set)
+    profiles: list[Profile] = field(default_factory=list)
+    """Profiled repeats, which are none of `runs`: they give no times."""
     place: float = math.inf
     """In the order of the sweep's file."""
 
@@ -132,7 +151,7 @@ def _read_manifest(loaded: Loaded, cells: dict[str, Cell]) -> None:
         except ValueError as error:
             loaded.problems.append(f"{path}: run {run.run_id}: {error}")
             continue
-        cell.planned.add(run.run_id)
+        (cell.profiles_planned if run.config.get("profile") else cell.planned).add(run.run_id)
         cell.place = min(cell.place, run.place)
 
 
@@ -154,6 +173,16 @@ def _read_records(loaded: Loaded, cells: dict[str, Cell]) -> None:
             continue
         seen[record.run_id] = path
         cells.setdefault(record.cell_id, cell)
+        if record.config.get("profile"):
+            cell.profiles.append(
+                Profile(
+                    run_id=run.run_id,
+                    status=run.status,
+                    reason=run.reason,
+                    ranks=record.profile if run.status == "profiled" else [],
+                )
+            )
+            continue
         cell.runs.append(run)
         if run.measured:
             cell.notes.update(record.notes)
@@ -195,6 +224,8 @@ def _run(record: Record) -> Run:
         reason=reason,
         measured=measured,
         origin=origin_of(record.environment),
+        trained=course(record) if record.window else [],
+        epochs=_epochs(record) if status == "ok" else None,
     )
 
 
@@ -222,12 +253,12 @@ def _measure(record: Record) -> Measured:
     assert record.window is not None
     spans = record.window.spans
     wall, samples = sum(span.wall_time_s for span in spans), sum(span.samples for span in spans)
-    epochs = record.config.get("epochs")
+    epochs = _epochs(record)
     return Measured(
         step_time_s=metrics.step_time_s(wall, samples, record.config["global_batch"]),
         factors=step_factors(record.window.step_time_s),
         steps=len(record.window.step_time_s),
-        epoch_time_s=metrics.epoch_time_s(wall, epochs) if type(epochs) is int and epochs > 0 else None,
+        epoch_time_s=metrics.epoch_time_s(wall, epochs) if epochs else None,
         accuracy=record.evaluation[-1].accuracy if record.evaluation else None,
         straggler_ratio=metrics.straggler_ratio([rank.own_time_s for rank in record.ranks]),
         exposed_comm_s=fmean(record.window.exposed_comm_s) if record.window.exposed_comm_s else None,
@@ -240,6 +271,12 @@ def _measure(record: Record) -> Measured:
         server_busy_fraction=_busiest_server(record.strategy_facts),
         course=course(record),
     )
+
+
+def _epochs(record: Record) -> int | None:
+    """Those that were trained, which a target may have made fewer than were asked for."""
+    epochs = record.stopped_after_epochs or record.config.get("epochs")
+    return epochs if type(epochs) is int and epochs > 0 else None
 
 
 def _busiest_server(facts: Mapping[str, Any]) -> float | None:

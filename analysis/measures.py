@@ -14,8 +14,10 @@ import numpy as np
 
 from analysis.course import Epoch
 from analysis.load import Cell, Measured
+from analysis.profiles import PROFILED
 from analysis.schema import Estimate
 from analysis.statistics import STEP_RESAMPLES, Floats, bootstrap_median, estimate
+from analysis.target import SPENT, currency
 from benchmarks.errors import unknown
 
 Better = Literal["low", "high"]
@@ -28,6 +30,8 @@ class Measure:
     label: str
     of: Callable[[Measured], float | None]
     better: Better | None = None
+    of_cell: Callable[[Cell], Estimate | None] | None = None
+    """Where a cell's number is no median over repeats."""
     timed: bool = False
     """Proportional to the time of the steps, so that their noise belongs into the interval."""
 
@@ -125,6 +129,17 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+MEASURES |= {
+    name: Measure(label=words, of=lambda _run: None, better="low", of_cell=of_cell)
+    for name, (words, of_cell) in (*SPENT.items(), *PROFILED.items())
+}
+
+
+def label_of(name: str, cells: Sequence[Cell]) -> str:
+    """A measure's label with its unit, which for money is the currency of these cells."""
+    return f"{MEASURES[name].label} [{currency(cells)}]" if name == "cost_to_target" else MEASURES[name].label
+
+
 def measure(name: object) -> Measure:
     """A measure by name. Raises ConfigError where there is none."""
     if not isinstance(name, str) or name not in MEASURES:
@@ -148,6 +163,8 @@ def draws_of(cell: Cell, name: str) -> tuple[float, Floats] | None:
 
 def estimate_of(cell: Cell, name: str) -> Estimate | None:
     """A cell's median over repeats with its 95 % interval."""
+    if (of_cell := measure(name).of_cell) is not None:
+        return of_cell(cell)
     found = draws_of(cell, name)
     return found and estimate(*found)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from benchmarks.profile import RankProfile
 from benchmarks.variants import Option
 
 SCHEMA_VERSION = 1
@@ -23,6 +24,13 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     low: float
     high: float
+    is_bound: Annotated[
+        bool, Meta(description="The median is larger than `value`, the most that was seen: too few runs got there.")
+    ] = False
+    open_above: Annotated[
+        bool, Meta(description="The interval has no upper end; `high` is the most that was seen.")
+    ] = False
+    words: Annotated[str, Meta(description="What belongs to the number, as `3 of 5 reached it`.")] = ""
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -175,6 +183,7 @@ class Counts(msgspec.Struct, kw_only=True):
 
     planned: int
     ok: int
+    profiled: Annotated[int, Meta(description="They give no times, and are in no cell's repeats.")] = 0
     failed: dict[str, int]
     missing: int
     unreadable: int
@@ -235,6 +244,15 @@ class Study(msgspec.Struct, kw_only=True):
     panels: list[Panel]
 
 
+class ProfileRow(msgspec.Struct, kw_only=True):
+    """A profiled cell."""
+
+    cell_id: str
+    label: str
+    run_id: str
+    ranks: Annotated[list[RankProfile], Meta(description="By rank; as in the record.")]
+
+
 class Report(msgspec.Struct, kw_only=True):
     """The whole result."""
 
@@ -254,6 +272,7 @@ class Report(msgspec.Struct, kw_only=True):
         list[str], Meta(description="`cell_id`s of cells without another worker count to compare with.")
     ]
     study: Annotated[Study | None, Meta(description="Null where the sweep's file describes no figure.")] = None
+    profiles: Annotated[list[ProfileRow], Meta(description="Cells with a profiled repeat.")] = []
     dropped: list[DroppedCell]
     mixed: Annotated[
         list[str],

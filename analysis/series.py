@@ -12,6 +12,7 @@ from analysis import metrics
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Run
 from analysis.origins import mixed
+from analysis.profiles import profile_rows
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
@@ -63,6 +64,7 @@ def build_report(loaded: Loaded) -> Report:
         cells=[result.point for result in results],
         outside_series=[result.point.cell_id for result in results if result.point.cell_id not in inside],
         study=build_study(manifest.figure if manifest else [], [result.cell for result in results], problems),
+        profiles=profile_rows(loaded.cells),
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],
@@ -106,7 +108,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         workers=cell.workers,
         global_batch=cell.global_batch,
         batch_per_worker=cell.batch_per_worker,
-        status="ok" if measured else failed.most_common(1)[0][0] if failed else "planned",
+        status="ok" if measured else failed.most_common(1)[0][0] if failed else _unmeasured(cell),
         reason=_reason(cell.runs, failed, missing),
         repeats_planned=len(cell.planned | {run.run_id for run in cell.runs}),
         repeats_ok=len(measured),
@@ -125,6 +127,10 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         notes=sorted(cell.notes),
     )
     return Result(cell=cell, point=point, draws=draws)
+
+
+def _unmeasured(cell: Cell) -> str:
+    return "profiled" if not cell.planned and any(profile.ranks for profile in cell.profiles) else "planned"
 
 
 def _known_median(values: Sequence[float | None]) -> float | None:
@@ -276,12 +282,15 @@ def _scaling_point(kind: Kind, result: Result, base: Result | None) -> ScalingPo
 
 def _counts(loaded: Loaded) -> Counts:
     runs = [run for cell in loaded.cells for run in cell.runs]
+    profiles = [profile for cell in loaded.cells for profile in cell.profiles]
     failed = Counter(run.status for run in runs if not run.measured)
-    planned: set[str] = set().union(*(cell.planned for cell in loaded.cells))
-    recorded = {run.run_id for run in runs}
+    failed.update(profile.status for profile in profiles if not profile.ranks)
+    planned: set[str] = set().union(*(cell.planned | cell.profiles_planned for cell in loaded.cells))
+    recorded = {run.run_id for run in runs} | {profile.run_id for profile in profiles}
     return Counts(
         planned=len(planned),
         ok=sum(run.measured is not None for run in runs),
+        profiled=sum(bool(profile.ranks) for profile in profiles),
         failed=dict(sorted(failed.items())),
         missing=len(planned - recorded),
         unreadable=loaded.unreadable,

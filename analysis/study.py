@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.labels import label, telling
 from analysis.load import Cell
-from analysis.measures import MEASURES, estimate_of
+from analysis.measures import MEASURES, estimate_of, label_of
 from analysis.panels import Subject, make_panel, measures_of
 from analysis.schema import Panel, Study, StudyRow
 from benchmarks import rules
@@ -36,7 +36,7 @@ def build_study(figure: Sequence[Mapping[str, Any]], cells: Sequence[Cell], prob
     known = [name for name in names if name in MEASURES]
     return Study(
         label_keys=keys,
-        measures={name: MEASURES[name].label for name in known},
+        measures={name: label_of(name, ordered) for name in known},
         rows=[_row(cell, keys, known) for cell in ordered],
         panels=panels,
     )

@@ -27,7 +27,7 @@ def study_table(report: Report) -> TextTable | None:
         header=[*map(clean, study.label_keys), "n", *study.measures.values(), "status"],
         rows=rows,
         notes=[
-            *map(clean, notes),
+            *map(clean_long, notes),
             "n: repeats. Medians over repeats; [ ]: 95 % interval by bootstrap over repeats, and over steps for times.",
         ],
     )

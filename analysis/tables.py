@@ -22,6 +22,7 @@ from analysis.columns import (
     scaling_table,
     summary,
 )
+from analysis.profile_table import profile_table
 from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
 from analysis.side_by_side import strategies_table
 from analysis.study_table import study_table
@@ -42,6 +43,7 @@ def all_tables(report: Report) -> list[TextTable]:
         scaling_table(report, "strong"),
         scaling_table(report, "weak"),
         (strategies_table(report) or cells_table(report)) if report.study is None else None,
+        profile_table(report),
         dropped_table(report),
     ]
     return [table for table in tables if table]
@@ -263,7 +265,11 @@ def _interval_header(name: str) -> list[str]:
 
 
 def _interval_values(estimate: Estimate | None) -> list[float | None]:
-    return [estimate.value, estimate.low, estimate.high] if estimate else [None, None, None]
+    if estimate is None:
+        return [None, None, None]
+    # Of a lower bound only the lower end is known.
+    value = None if estimate.is_bound else estimate.value
+    return [value, estimate.low, None if estimate.is_bound or estimate.open_above else estimate.high]
 
 
 def write_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -20,6 +20,7 @@ import msgspec
 from benchmarks import rules
 from benchmarks.cluster import Cluster, NonNegative, Positive, placed
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
+from benchmarks.target import TargetMetric, check_target
 from benchmarks.variants import CONF_DIR, TRAITS, VARIANT_AXES, Option, names_on, variant_file
 
 _MSGSPEC_NAMES = {
@@ -31,14 +32,18 @@ type_names = {bool: "true or false", int: "a whole number", float: "a number", s
 Factor = Annotated[float, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune", "cudagraphs"]
-_CHOICES = {"device": ("auto", "cpu", "cuda"), "compile": get_args(CompileMode)}
+_CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "compile": get_args(CompileMode),
+    "target_metric": get_args(TargetMetric),
+}
 
 # What says where and with whose money a run happens, not what is measured: no part of a run's identity.
 NOT_IDENTITY = (
     *("sweep", "cluster", "data.root", "data.download"),
     *("memory_gb_per_worker", "run_limit_s", "hang_limit_s"),
 )
-NOT_CELL = ("seed", "repeat")
+NOT_CELL = ("seed", "repeat", "profile")
 
 _NEEDS = {
     "compile": {
@@ -105,8 +110,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     shuffle_labels: bool
     fuse_for_evaluation: bool
     pin_cores: bool
+    target_metric: TargetMetric
+    target_value: float | None
+    stop_at_target: bool
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     repeat: NonNegative
+    profile: bool
+    """Take a few steps under a profiler in place of the window; see `benchmarks/profiling.py`."""
     slowdown: dict[int, Factor] = {}
     """Ranks that are made slower, by which factor; see `benchmarks/slowdown.py`."""
     run_limit_s: PositiveNumber
@@ -138,6 +148,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def _check_possible(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError(f"steps={self.steps}, epochs={self.epochs}: give one of them and set the other to null")
+        check_target(self)
         values = self.flat()
         train_samples = values.get("data.train_samples")
         if isinstance(train_samples, int):
@@ -228,7 +239,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
         Example: `lenet-ddp-w2-b64-fp32-r0-1f3a9c2b7d40`.
         """
-        return self._id(NOT_IDENTITY, f"-r{self.repeat}")
+        if self.profile:
+            return self._id(NOT_IDENTITY, "-profile")
+        return self._id((*NOT_IDENTITY, "profile"), f"-r{self.repeat}")
 
     def _id(self, left_out: tuple[str, ...], suffix: str = "") -> str:
         kept = {key: value for key, value in self.flat().items() if not is_below(key, left_out)}

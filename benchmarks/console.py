@@ -30,6 +30,9 @@ def throughput_samples_per_s(record: Record) -> float | None:
 
 def outcome(record: Record) -> str:
     """A run's end in one line."""
+    if record.status == "profiled":
+        traces = ", ".join(profile.trace for profile in record.profile if profile.trace)
+        return f"{'profiled':<10} {record.run_id}  {traces} beside its record; open them in https://ui.perfetto.dev"
     if record.status != "ok":
         why = f"{record.reason.kind}: {record.reason.message}" if record.reason else ""
         return f"{record.status:<10} {record.run_id}  {why}"
@@ -46,11 +49,12 @@ def show_plan(plan: Plan, folder: SweepFolder, remaining: list[PlannedRun]) -> N
     cells: dict[str, list[PlannedRun]] = {}
     for run in plan.runs:
         cells.setdefault(run.config.cell_id, []).append(run)
+    profiled = {run.config.cell_id for run in plan.runs if run.config.profile}
     console.print(f"sweep {plan.sweep.name}: {plan.sweep.question}", markup=False)
     table = Table(*keys, "repeats", box=None, header_style="bold")
-    flats = [(run[0].config.flat(), len(run)) for run in cells.values()]
-    for flat, repeats in sorted(flats, key=lambda item: [(str(type(v)), v) for v in map(item[0].get, keys)]):
-        table.add_row(*[str(flat.get(key)) for key in keys], str(repeats))
+    flats = [(run[0].config.flat(), len(run), cell_id in profiled) for cell_id, run in cells.items()]
+    for flat, runs, profile in sorted(flats, key=lambda item: [(str(type(v)), v) for v in map(item[0].get, keys)]):
+        table.add_row(*[str(flat.get(key)) for key in keys], f"{runs - 1} + 1 profiled" if profile else str(runs))
     console.print(table)
     for drop in plan.dropped:
         shown = " ".join(f"{key}={value}" for key, value in drop.settings.items())

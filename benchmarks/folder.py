@@ -19,7 +19,18 @@ from typing import IO, Any
 import msgspec
 
 from benchmarks.errors import UserError
-from benchmarks.record import OWN_FAULT, RECORD_NAME, Head, Record, RecordError, naming, read_head, read_record, replace
+from benchmarks.record import (
+    OWN_FAULT,
+    RECORD_NAME,
+    WELL,
+    Head,
+    Record,
+    RecordError,
+    naming,
+    read_head,
+    read_record,
+    replace,
+)
 from benchmarks.sweep import Dropped, Plan, PlannedRun, Settings
 
 MANIFEST_NAME = "sweep.json"
@@ -121,7 +132,7 @@ class SweepFolder:
             head = self.head(run.config.run_id)
             if head is None or head.status == "cancelled":
                 return False
-            return head.status in OWN_FAULT or head.status == "ok" or head.attempt >= max_attempts
+            return head.status in WELL | OWN_FAULT or head.attempt >= max_attempts
 
         return [run for run in plan.runs if not is_done(run)]
 

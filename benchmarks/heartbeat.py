@@ -19,6 +19,7 @@ PHASES: Final = (
         "window",
         "evaluation",
         "batch_schedule",
+        "profile",
         "checks",
         "communication",
     ),

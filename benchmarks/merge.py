@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import record
+from benchmarks.profile import RankProfile
 from benchmarks.record import Check, Evaluation, Memory, RankSummary, Span, Status, Window, finite
 from benchmarks.step_times import Communication, StepTimes
 
@@ -52,6 +53,8 @@ class RankResult(msgspec.Struct, kw_only=True):
     model: record.ModelSize | None = None
     data: record.DataFacts | None = None
     strategy_facts: dict[str, Any] = {}
+    stopped_after_epochs: int | None = None
+    profile: RankProfile | None = None
     environment: dict[str, Any] = {}
 
     def series(self, name: str) -> list[float]:

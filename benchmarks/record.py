@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from benchmarks.profile import RankProfile
+
 Read = TypeVar("Read")
 
 SCHEMA_VERSION = 1
@@ -23,6 +25,7 @@ RECORD_NAME = "record.json"
 
 Status = Literal[
     "ok",
+    "profiled",
     "oom",
     "diverged",
     "invalid",
@@ -35,6 +38,8 @@ Status = Literal[
     "lost",
 ]
 SampleKind = Literal["images", "text", "tokens"]
+WELL: frozenset[Status] = frozenset({"ok", "profiled"})
+"""States of runs that did what they were asked to; only `ok` gives times."""
 OWN_FAULT: frozenset[Status] = frozenset({"oom", "diverged", "invalid"})
 """States that the configuration itself caused: the same run would end the same way, so it is not tried again."""
 
@@ -47,8 +52,8 @@ class Reason(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Why a run has no number."""
 
     phase: str
-    """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, batch_schedule, checks,
-    communication or teardown, in this order."""
+    """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, batch_schedule, profile,
+    checks, communication or teardown, in this order."""
     kind: str
     """A short machine-readable word: the exception's class, `signal SIGKILL`, `hang`, a failed check's name, ..."""
     message: str
@@ -209,6 +214,11 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     strategy_facts: dict[str, Any] = {}
     """What the strategy, the schedules, the mixing and the compiler decided and observed, such as a pipeline's stages
     or a server's load."""
+    """What the strategy and the batch schedule decided and observed, such as a pipeline's stages or a server's load."""
+    stopped_after_epochs: int | None = None
+    """The epochs that were trained until the evaluation that reached the target to stop at; null where none did."""
+    profile: list[RankProfile] = []
+    """One for each rank of a profiled run, which has no window."""
     energy: dict[str, float | None] | None
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`

@@ -146,10 +146,12 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
     results = merge.read_results(logs, run.workers)  # again: other nodes' workers have ended since
     whole = len(results) == run.workers and not any(result.failure for result in results)
     checks = merge.merge_checks(results) if whole else []
-    word = verdict.of_run(words, checks)
+    word = verdict.of_run(words, checks, well="profiled" if run.profile else "ok")
     first = results[0] if results else None
     # A run that was cut short keeps what it has measured; any other failure leaves no number.
     measured = results if whole else merge.steps_of_all(results) if word.status == "timeout" else []
+    if run.profile:
+        measured = []  # the profiler slows what it watches: no time, no memory of such a run is a result
     ended_ns = time.monotonic_ns()
     return Record(
         run_id=run.run_id,
@@ -172,6 +174,8 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
         model=first.model if first and whole else None,
         data=first.data if first and whole else None,
         strategy_facts=first.strategy_facts if first and whole else {},
+        stopped_after_epochs=first.stopped_after_epochs if first and whole else None,
+        profile=[result.profile for result in results if result.profile] if whole else [],
         energy=None,
         ledger={**this.before, **merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns)},
         ceilings=None,

@@ -23,6 +23,7 @@ from benchmarks import rules
 from benchmarks.cluster import chosen_node_type, placed, threads_share
 from benchmarks.config import NOT_CELL, NOT_IDENTITY, RunConfig, is_below, one_line
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
+from benchmarks.profile import repeats_of
 from benchmarks.variants import VARIANT_AXES, Option, variant_file
 
 Settings = dict[str, Option]
@@ -41,7 +42,6 @@ _SOURCES = {
 }
 
 _SERIES = re.compile(r"(-?\d+)\.\.(-?\d+)(?:([x+])(\d+))?")
-
 
 FULL_SIZE = "full"
 
@@ -280,8 +280,8 @@ def _repeats(
         node_type = chosen_node_type({**base, **settings})
         settings |= {"threads_per_worker": shared_threads[node_type]} if node_type in shared_threads else {}
     runs = []
-    for repeat in range(sweep.repeats):
-        own = {**settings, "seed": int(settings.get("seed", base["seed"])) + repeat, "repeat": repeat}
+    for repeat, more in repeats_of(sweep.repeats, settings.get("profile", base["profile"])):
+        own = {**settings, "seed": int(settings.get("seed", base["seed"])) + repeat, "repeat": repeat, **more}
         try:
             config = RunConfig.from_mapping(apply(base, own) | {"sweep": sweep.name})
         except ImpossibleRunError as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +28,11 @@ from benchmarks.loader import loaders
 from benchmarks.mixing import held_out_share
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
+from benchmarks.profile import RankProfile
 from benchmarks.record import Check, DataFacts, Evaluation, ModelSize
 from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy
+from benchmarks.target import target_to_stop_at
 from benchmarks.timing import Clock
 from benchmarks.trainer import Trainer
 
@@ -40,6 +44,8 @@ class Report:
     phase: Callable[[str], None]
     beat: Callable[[int, int], None]
     so_far: SoFar = field(default_factory=SoFar)
+    folder: Path = Path()
+    """The run's, where a profiled one leaves its trace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +59,15 @@ class Measured:
     evaluations: list[Evaluation]
     checks: list[Check]
     memory: Peaks
-    loaded_bytes_per_step: float
-    """Inputs and targets that this rank's loader has handed to a step, as a mean."""
-    communication: Communication
+    loaded_bytes_per_step: float | None
+    """Inputs and targets that this rank's loader has handed to a step, as a mean; None without a window."""
+    communication: Communication | None
     model: ModelSize | None
     """Counted by rank 0."""
     data: DataFacts
     strategy_facts: dict[str, Any]
+    stopped_after_epochs: int | None = None
+    profile: RankProfile | None = None
 
 
 def timed_span(
@@ -96,18 +104,24 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     report.phase("warmup")
     trainer.warm_up(loader)
 
+    measured = (_profiled if run.profile else _timed)(trainer, loader, dataset, report)
+    feed.close()
+    return measured
+
+
+def _timed(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -> Measured:
+    """The window, and afterwards what it takes to trust it."""
     window = _window(trainer, loader, dataset, report)
 
     report.phase("checks")
     losses = torch.stack(window.losses).float().cpu().tolist()
     counted = sanity.expected_samples(trainer.total(sum(window.samples)), window.global_samples)
     checks = [sanity.finite_loss(losses), counted, sanity.clocks_agree(window.spans), *trainer.checks()]
-    memory = Peaks.now(place.device, feed.helpers_bytes)
-    model = model_size(run.workload, dataset) if place.rank == 0 else None
+    memory = Peaks.now(trainer.place.device, loader.feed.helpers_bytes)
+    model = _model_size(trainer, dataset)
 
     report.phase("communication")  # last: its steps train on, without the other ranks
     communication = trainer.measure_communication(loader)
-    feed.close()
     return Measured(
         clock=trainer.clock_name,
         spans=window.spans,
@@ -120,8 +134,44 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         communication=communication,
         model=model,
         data=dataset.facts(),
-        strategy_facts={**strategy.facts(), **trainer.facts()},
+        strategy_facts=trainer.facts(),
+        stopped_after_epochs=window.stopped_after_epochs,
     )
+
+
+def _profiled(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -> Measured:
+    """A few steps under the profiler in place of the window; first a few without it, to compare with."""
+    from benchmarks import profiling  # here: all other runs start sooner without
+
+    report.phase("profile")
+    batches = loader.endless()
+    clock = trainer.new_clock(profiling.PLAIN_STEPS)
+    trainer.strategy.align()
+    losses, _ = timed_span(trainer.step, islice(batches, clock.steps), clock, report.beat)
+    plain_step_s = clock.wall_time_s / clock.steps
+    seen = profiling.profiled_steps(trainer, batches, plain_step_s, report.folder, report.beat)
+
+    report.phase("checks")
+    finite = sanity.finite_loss(torch.stack([*losses, *seen.losses]).float().cpu().tolist())
+    return Measured(
+        clock=trainer.clock_name,
+        spans=[],
+        samples=[],
+        losses=[],
+        evaluations=[],
+        checks=[finite, seen.check, *trainer.checks()],
+        memory=Peaks.now(trainer.place.device, loader.feed.helpers_bytes),
+        loaded_bytes_per_step=None,
+        communication=None,
+        model=_model_size(trainer, dataset),
+        data=dataset.facts(),
+        strategy_facts=trainer.facts(),
+        profile=seen.profile,
+    )
+
+
+def _model_size(trainer: Trainer, dataset: Dataset) -> ModelSize | None:
+    return model_size(trainer.run.workload, dataset) if trainer.place.rank == 0 else None
 
 
 @dataclass(kw_only=True)
@@ -136,11 +186,13 @@ class _Window:
     global_samples: int = 0
     """Of all workers, by the sizes of the global batches alone."""
     evaluations: list[Evaluation] = field(default_factory=list)
+    stopped_after_epochs: int | None = None
+    """None where all epochs were trained without reaching a target to stop at."""
 
 
 def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -> _Window:
     run, strategy = trainer.run, trainer.strategy
-    window = _Window()
+    window, target = _Window(), target_to_stop_at(run)
     spans = 1 if run.steps else (run.epochs or 0) // loader.epochs_in_span
     for span in range(spans):
         report.phase("window")
@@ -160,6 +212,9 @@ def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) 
             report.phase("evaluation")
             window.evaluations.append(trainer.evaluate(dataset, after_steps=len(window.samples), beat=report.beat))
             report.so_far.evaluated(window.evaluations[-1])
+        if target and trainer.as_rank_0_says(target.reached_by(window.evaluations[-1])):
+            window.stopped_after_epochs = (span + 1) * loader.epochs_in_span
+            break
         if span + 1 < spans:
             loader.global_batch = trainer.schedule.after(span, partial(_noise_scale, trainer, loader, report))
     return window

@@ -89,8 +89,9 @@ class Trainer:
         return clock_for(self.place.device, 0).name
 
     def facts(self) -> dict[str, Any]:
-        """What the parts of the trainer observed, for the record."""
-        return {**self.schedule.facts(), **self.rates.facts(), **self.mixing.facts(), **self.compilation.facts()}
+        """What the strategy and the other parts decided and observed, for the record."""
+        parts = (self.strategy, self.schedule, self.rates, self.mixing, self.compilation)
+        return {name: fact for part in parts for name, fact in part.facts().items()}
 
     def counted(self, samples: Iterable[int]) -> list[int]:
         """Samples by step, or zeros where another rank counts them."""
@@ -104,11 +105,23 @@ class Trainer:
         dist.all_reduce(total)
         return int(total)
 
+    def as_rank_0_says(self, verdict: bool) -> bool:
+        """Rank 0's verdict on every rank that takes part in its training; all of them call this together."""
+        if not self.strategy.communicates:
+            return verdict
+        said = torch.tensor(int(verdict), device=self.place.device)
+        dist.broadcast(said, src=0)
+        return bool(said)
+
     def new_clock(self, steps: int) -> Clock:
         """The clock of the next span, also for the moments that only the step knows."""
-        self._clock = clock_for(self.place.device, steps)
+        return self.use_clock(clock_for(self.place.device, steps))
+
+    def use_clock(self, clock: Clock) -> Clock:
+        """From now on this clock, or what stands in its place, is told of those moments."""
+        self._clock = clock
         self._clock.marks_last_gradient = self._marks_last_gradient
-        return self._clock
+        return clock
 
     def _mark_last_gradient(self) -> None:
         if self._slowdown:

@@ -66,8 +66,8 @@ def of_accident(error: Exception) -> Word:
     return Word(status="error", reason=reason)
 
 
-def of_run(words: Sequence[Word], checks: Sequence[Check]) -> Word:
-    """The run's state: the first node's that is a cause and no echo, or that of the first check that failed."""
+def of_run(words: Sequence[Word], checks: Sequence[Check], well: Status = "ok") -> Word:
+    """The run's state: the first node's that is a cause and no echo, that of the first check that failed, or `well`."""
     causes = [word for word in words if word.status not in ("ok", "comm_error")]
     echoes = [word for word in words if word.status == "comm_error"]
     if causes or echoes:
@@ -76,7 +76,7 @@ def of_run(words: Sequence[Word], checks: Sequence[Check]) -> Word:
         if not check.passed:
             status: Status = "diverged" if check.name == "finite_loss" else "invalid"
             return Word(status=status, reason=Reason(phase="checks", kind=check.name, message=check.detail))
-    return Word(status="ok")
+    return Word(status=well)
 
 
 def _timeout(logs: Path, ended: agent.Exit, ending: Ending) -> Reason:

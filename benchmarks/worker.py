@@ -61,7 +61,7 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
     def beat(step: int, steps: int) -> None:
         heartbeat.beat(local_rank, step, steps)
 
-    report = Report(phase=enter, beat=beat, so_far=SoFar())
+    report = Report(phase=enter, beat=beat, so_far=SoFar(), folder=Path(folder).parent)
     file = ResultFile(result_path(Path(folder), rank), result, report.so_far, lambda: heartbeat.leave(local_rank))
     file.leave_when_asked()
     failure: Failure | None = None
@@ -167,6 +167,8 @@ def _fill(result: RankResult, measured: Measured) -> None:
     result.model = measured.model
     result.data = measured.data
     result.strategy_facts = measured.strategy_facts
+    result.stopped_after_epochs = measured.stopped_after_epochs
+    result.profile = measured.profile
     result.peak_host_bytes = measured.memory.host_bytes
     result.peak_device_bytes = measured.memory.device_bytes
     result.loaded_bytes_per_step = measured.loaded_bytes_per_step

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 
 from benchmarks.folder import SweepFolder
-from benchmarks.record import OWN_FAULT
+from benchmarks.record import OWN_FAULT, WELL
 from benchmarks.sweep import Plan, shown_keys
 from slurm import sbatch
 from slurm.reconcile import reconciled
@@ -47,7 +47,7 @@ def launch(order: Order, folder: SweepFolder) -> int:
             state = watch(folder, Console(highlight=False))
             submission, _ = _submit_missing(order, folder, spared=_cancelled(state, folder))
             if not submission.runs:
-                return int(any(run.state not in ("ok", *OWN_FAULT) for run in state.runs))
+                return int(any(run.state not in WELL | OWN_FAULT for run in state.runs))
     except KeyboardInterrupt:
         sys.stderr.write("no longer watching; the jobs go on: `make status` shows them, `make cancel` ends them\n")
         return 130

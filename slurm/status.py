@@ -23,7 +23,7 @@ from benchmarks.folder import SweepFolder, newest_sweep
 from slurm.reconcile import reconciled
 from slurm.state import RunState, SweepState, look
 
-_ORDER = ("ok", "running", "submitted", "planned")
+_ORDER = ("ok", "profiled", "running", "submitted", "planned")
 _SHOWN = 20
 _REFRESH_S = 10.0
 _WIDTH_OF_FILES = 120

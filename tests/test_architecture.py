@@ -14,6 +14,7 @@ from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
 CORE = {"config", "variants", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
+CORE |= {"profile", "target"}
 COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 

@@ -18,7 +18,7 @@ from benchmarks.composed import CONTROL_KEYS, check_data_folder, quoted, run_map
 from benchmarks.console import SweepProgress, show_plan
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.folder import SweepFolder
-from benchmarks.record import OWN_FAULT
+from benchmarks.record import OWN_FAULT, WELL
 from benchmarks.sweep import PlannedRun, override, plan, shown_keys
 from benchmarks.team import team_here
 from hydra_plugins.scalebench.launcher import SlurmLauncher
@@ -75,7 +75,7 @@ class ScalebenchSweeper(Sweeper):
                 [job] = self.launcher.launch([[*passed_on, *_as_overrides(run)]], initial_job_idx=number)
                 progress.finished(job.return_value)
         print(f"{progress.summary()}; results in {folder.path}")
-        if any(status != "ok" and status not in OWN_FAULT for status in progress.statuses):
+        if any(status not in WELL | OWN_FAULT for status in progress.statuses):
             raise SystemExit(1)
 
 
