@@ -90,7 +90,7 @@ def read_dimension(key: str, given: Any, default: Option) -> Dimension:
     if not found.step:
         return found
     steps = math.floor((found.high - found.low) / found.step + _ROUNDING)
-    return msgspec.structs.replace(found, high=_number(found.low + steps * found.step, whole))
+    return msgspec.structs.replace(found, high=_number(f"{found.low + steps * found.step:.{_DIGITS_OF_STEPS}g}", whole))
 
 
 def _number(value: Any, whole: bool) -> int | float:

@@ -114,11 +114,19 @@ class Journal:
             else:
                 trial = self._study.ask()
             assert trial.number == number
+            known = trial.params
             # Names of variants come first: they decide which options there are.
             for dimension in self._search.definition.space:
                 if dimension in self._search.dimensions(trial.params):
+                    if dimension.key in known and dimension.key not in trial.relative_params:
+                        self._draw_again(number, dimension)
                     _suggest(trial, dimension)
         return Trial(number=number, params=_settings(trial.params, self._search.definition), outcome=None)
+
+    def _draw_again(self, number: int, dimension: Dimension) -> None:
+        """Take what the sampler drew for a value that is known already, so that the next ones are what follows it."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        self._study.sampler.sample_independent(self._study, frozen, dimension.key, distribution(dimension))
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """End a trial.

@@ -125,12 +125,12 @@ def read_search(sweep: Sweep, axes: Mapping[str, Any], base: Mapping[str, Any]) 
     space = {key: given for key, given in tuning.space.items() if key not in axes}
     space |= {key: _as_given(values) for key, values in searched.items()}
     sweep = override(sweep, fixed)
-    _check_single(sweep, space)
     names = [key for key in space if key in VARIANT_AXES]
     ordered = {key: space[key] for key in [*names, *(key for key in space if key not in names)]}
     dimensions: list[Dimension] = []
     for key, given in ordered.items():
         dimensions.append(read_dimension(key, given, _default(key, dimensions, sweep, base)))
+    _check_single(sweep, space)
     if not dimensions:
         raise ConfigError("sweep.tune.space={}: nothing is left to be searched; name at least one key with its range")
     example = _check_corners(dimensions, sweep, base)
