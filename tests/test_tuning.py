@@ -212,7 +212,7 @@ def test_the_sampler_keeps_away_from_settings_that_diverge(folder: SweepFolder) 
     study = searched(a_search(trials=40), folder, Diverges(folder))
     unfit = [state == "unfit" for state in states(study)]
     assert sum(unfit[:10]) >= 3
-    assert sum(unfit[20:]) <= 3
+    assert sum(unfit[20:]) <= 8  # as if it had not been told of them: 20 of 20
 
 
 def test_a_setting_that_cannot_run_is_shown_and_the_search_goes_on(folder: SweepFolder) -> None:
