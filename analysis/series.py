@@ -15,6 +15,7 @@ from analysis.origins import mixed
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
+from analysis.tuning import build_search
 from benchmarks.errors import UserError
 from benchmarks.sweep import FIXED_BATCH, is_part_of_cell, telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
@@ -62,7 +63,10 @@ def build_report(loaded: Loaded) -> Report:
         weak=weak,
         cells=[result.point for result in results],
         outside_series=[result.point.cell_id for result in results if result.point.cell_id not in inside],
-        study=build_study(manifest.figure if manifest else [], [result.cell for result in results], problems),
+        study=build_study(
+            manifest.figure if manifest else [], [result.cell for result in results], problems, loaded.folder
+        ),
+        search=build_search(loaded.folder, problems),
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],

@@ -38,6 +38,14 @@ class Dimension(msgspec.Struct, frozen=True, kw_only=True):
             return self._plain(self.low + self.step * round(share * (self.high - self.low) / self.step))
         return self._plain(self.low * (self.high / self.low) ** share if self.log else self._between(share))
 
+    def share(self, value: Option) -> float:
+        """Where a number lies in the range, from 0 to 1; on its logarithmic scale where it has one."""
+        assert isinstance(value, (int, float))
+        assert not self.choices
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
     def rounded(self, value: Scalar) -> Scalar:
         """A drawn value as people write it: four digits are more than a search can tell apart."""
         if self.choices or self.whole or not isinstance(value, float):

@@ -89,6 +89,11 @@ def epochs_saved(study: Study) -> str | None:
     return f"pruning: {full - saved} epochs trained instead of {full}" + (f", {saved} saved" if saved >= 0 else "")
 
 
+def counted(length: int, unit: str) -> str:
+    """`1 epoch`, `3 epochs`."""
+    return f"{length} {unit.removesuffix('s') if length == 1 else unit}"
+
+
 def params_text(params: Mapping[str, Option]) -> str:
     """Settings as they can be typed again."""
     return " ".join(f"{key}={value_text(value)}" for key, value in params.items())

@@ -14,7 +14,7 @@ from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
 CORE = {"config", "variants", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
-CORE |= {"search_space", "rungs", "tuning", "trials"}
+CORE |= {"search_space", "rungs", "tuning", "tuning_text", "trials"}
 COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
@@ -33,11 +33,10 @@ WITHOUT_TORCH = [
     "environment",
     "hardware",
     "tuner",
-    "tuning_text",
 ]
 
 # Who knows Optuna: it takes a third of a second, so it is imported where a tuning sweep is at work, and not above.
-OPTUNA = {"benchmarks/trials.py", "analysis/tuning.py", "analysis/importance.py"}
+OPTUNA = {"benchmarks/trials.py", "analysis/importance.py"}
 
 
 def modules(folder: str) -> list[Path]:
