@@ -6,7 +6,7 @@ from analysis.importance import importances
 from analysis.panels import Subject, panel_kind
 from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries
 from analysis.tuning import last_value, newest_search
-from benchmarks.errors import ConfigError
+from benchmarks.errors import ConfigError, UserError
 from benchmarks.trials import Study, Trial
 from benchmarks.tuning_text import counted
 
@@ -63,7 +63,10 @@ def importance(subject: Subject) -> Panel:
 
 
 def _study(subject: Subject) -> Study:
-    study = newest_search(subject.folder)
+    try:
+        study = newest_search(subject.folder)
+    except UserError as error:
+        raise ConfigError(str(error)) from error
     if study is None:
         raise ConfigError("this kind of panel shows a search, and there is none; the sweep's file needs a section tune")
     return study
