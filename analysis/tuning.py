@@ -122,6 +122,8 @@ def _notes(search: Search, shown: Sequence[TrialRow]) -> list[str]:
         notes.append(search.saved)
     if any(row.length != search.full_length for row in shown):
         notes.append(f"below {search.full_length} {search.unit}: pruned, its {search.metric} is that of a shorter run")
+    if search.best:
+        notes.append("chosen by the test data, so the best value is optimistic: run it again with other seeds")
     notes.append("distance: of settings, from 0 to 1; where near ones are as good, the best value is no lucky one")
     if search.earlier_studies:
         notes.append(f"{search.earlier_studies} earlier searches of another definition are in this folder, too")

@@ -201,6 +201,8 @@ def _default(key: str, dimensions: Sequence[Dimension], sweep: Sweep, base: Mapp
         raise ConfigError(
             f"sweep.tune.space.{key}: says where, for how long or how often a run is made; set it instead"
         )
+    if is_below(key, ("data", "data_fraction")):
+        raise ConfigError(f"sweep.tune.space.{key}: values on different data cannot be compared; set it instead")
     axis, _, option = key.partition(".")
     if option and axis in VARIANT_AXES:
         names = _chosen(axis, dimensions, sweep, base)

@@ -18,7 +18,7 @@ from benchmarks.rungs import Pruning, epochs_not_trained, promoted, rungs
 from benchmarks.search_space import Interval
 from benchmarks.sweep import Plan, at_size, read_sweep
 from benchmarks.trials import JOURNAL_NAME, Study, read_studies
-from benchmarks.tuner import StoppedError
+from benchmarks.tuner import StoppedError, Tuner
 from benchmarks.tuning import read_search
 from benchmarks.tuning_text import epochs_saved, summary, trial_line
 from tests.conftest import base_mapping
@@ -62,6 +62,13 @@ def test_the_region_of_the_optimum_is_found(folder: SweepFolder) -> None:
     assert sum(near[20:]) >= 13
 
 
+def test_trials_are_told_in_order(folder: SweepFolder) -> None:
+    told: list[tuple[int, int]] = []
+    tuner = Tuner(a_search(trials=7, parallel=3), folder, 2, Maker(folder))
+    tuner.run(lambda trial, study: told.append((trial.number, sum(each.outcome is not None for each in study.trials))))
+    assert told == [(number, number + 1) for number in range(7)]
+
+
 def test_loss_is_minimised(folder: SweepFolder) -> None:
     study = searched(a_search(trials=8, metric="loss"), folder)
     losses = [trial.value for trial in study.trials if trial.value is not None]
@@ -73,7 +80,7 @@ def test_loss_is_minimised(folder: SweepFolder) -> None:
 def test_the_value_is_the_median_over_repeats(folder: SweepFolder) -> None:
     class Uneven(Maker):
         def make(self, run: Any) -> None:
-            value = [0.1, 0.9, 0.6][run.config.repeat]
+            value = [0.6, 0.9, 0.1][run.config.repeat]
             evaluation = Evaluation(after_steps=5, time_s=1.0, samples=360, accuracy=value, loss=None)
             leave_record(self.folder, run, "ok", evaluation=[evaluation])
 
@@ -200,6 +207,18 @@ def test_a_setting_that_diverges_is_unfit_and_one_whose_machine_fails_is_failed(
     assert study.trials[0].outcome.reason == "diverged: on purpose"
     assert "2 complete" in summary(study)
     assert trial_line(study.trials[0], study, 4).endswith("unfit: diverged: on purpose")
+
+
+def test_a_trial_that_diverges_later_keeps_its_first_value(folder: SweepFolder) -> None:
+    """Later trials are compared with it, whether or not the command was stopped in between."""
+    study = searched(a_search(trials=6, pruning=PRUNING), folder, Maker(folder, fails={1: "diverged"}))
+    first = study.trials[0].outcome
+    assert first is not None
+    assert (first.state, list(first.values), len(first.runs)) == ("unfit", [1], 1)
+    for trial in study.trials[1:]:
+        assert trial.outcome is not None
+        known = [each.outcome.values[1] for each in study.trials[: trial.number + 1] if each.outcome]
+        assert promoted(trial.outcome.values[1], known, 2, maximises=True) == (2 in trial.outcome.values)
 
 
 def test_the_sampler_keeps_away_from_settings_that_diverge(folder: SweepFolder) -> None:
@@ -373,6 +392,10 @@ def test_reading_a_study_writes_nothing(folder: SweepFolder) -> None:
             r"^sweep.tune.space.workers: says where, for how long or how often",
         ),
         ({"space": {"epochs": {"low": 1, "high": 3}}}, r"^sweep.tune.space.epochs: says where, for how long"),
+        (
+            {"space": {"data": {"choices": ["digits", "mnist"]}}},
+            r"^sweep.tune.space.data: values on different data cannot",
+        ),
         ({"space": {"seed": {"low": 1, "high": 3}}}, r"^sweep.tune.space.seed: says where, for how long"),
         ({"space": {"optimizer.lr": 0.1}}, r"^sweep.tune.space.optimizer.lr=0.1: must be \{choices"),
         (

@@ -63,12 +63,13 @@ class _TuningSweep:
     def run(self) -> None:
         """Search. Ends with exit code 1 where a trial has failed for no fault of its setting."""
         self._check_budget()
+        runs = [run.config for run in self.search.example.runs]
         if not self.order:
-            runs = [run.config for run in self.search.example.runs]
             for run in runs:
                 check_data_folder(run)
-            go_inside(self.cfg, runs)
         folder = SweepFolder.create(Path(self.cfg.results), self.cfg.cluster.name, self.search.sweep.name)
+        if not self.order:
+            go_inside(self.cfg, runs)
         study = self._search(folder)
 
         from benchmarks.tuning_text import summary
