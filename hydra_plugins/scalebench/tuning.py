@@ -18,11 +18,13 @@ from benchmarks.console import outcome
 from benchmarks.errors import UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.sweep import Plan
+from benchmarks.trials import Study, Trial, read_studies
+from benchmarks.tuner import TUNING_LOCK, Tuner
 from benchmarks.tuning import Search
+from benchmarks.tuning_text import plan_text, summary, trial_line
 from hydra_plugins.scalebench.launcher import SlurmLauncher
 
 if TYPE_CHECKING:
-    from benchmarks.trials import Study, Trial
     from slurm.launch import Order
 
 
@@ -53,8 +55,6 @@ class _TuningSweep:
 
     def show(self) -> None:
         """What would be searched, and how it would be submitted. Writes nothing."""
-        from benchmarks.tuning_text import plan_text
-
         sys.stdout.write(f"{plan_text(self.search, self._done())}; results in {self.path}\n")
         if self.order:
             described = SlurmLauncher.described(self.order, SweepFolder(self.path))
@@ -72,15 +72,11 @@ class _TuningSweep:
             go_inside(self.cfg, runs)
         study = self._search(folder)
 
-        from benchmarks.tuning_text import summary
-
         sys.stdout.write(f"{summary(study)}\nresults in {folder.path}\n")
         if any(trial.outcome and trial.outcome.state == "failed" for trial in study.trials):
             raise SystemExit(1)
 
     def _search(self, folder: SweepFolder) -> Study:
-        from benchmarks.tuner import TUNING_LOCK, Tuner  # here: Optuna takes a while, and other sweeps do without
-
         make = partial(self._submit, folder, self.order) if self.order else partial(self._make_here, folder)
         with folder.lock(name=TUNING_LOCK):
             if self.order:
@@ -88,14 +84,10 @@ class _TuningSweep:
             return Tuner(self.search, folder, self.cfg.max_attempts, make).run(self._say)
 
     def _say(self, trial: Trial, study: Study) -> None:
-        from benchmarks.tuning_text import trial_line
-
         sys.stdout.write(trial_line(trial, study, self.search.trials) + "\n")
         sys.stdout.flush()
 
     def _done(self) -> int:
-        from benchmarks.trials import read_studies
-
         name = self.search.definition.name
         trials = [study.trials for study in read_studies(self.path) if study.definition.name == name]
         return sum(trial.outcome is not None for each in trials for trial in each)
@@ -122,8 +114,8 @@ class _TuningSweep:
                     "or take them back with `make cancel`"
                 )
             folder.write_manifest(plan, [dimension.key for dimension in self.search.definition.space])
-            while remaining := folder.remaining(plan, attempts):
-                for number, run in enumerate(remaining):
+            for _ in range(attempts):
+                for number, run in enumerate(folder.remaining(plan, attempts)):
                     [job] = self.launcher.launch([[*self.passed_on, *as_overrides(run)]], initial_job_idx=number)
                     if job.return_value.status != "ok":
                         sys.stdout.write(outcome(job.return_value) + "\n")
