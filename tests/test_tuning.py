@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import msgspec
+import optuna
 import pytest
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from analysis.tuning import distance
 from benchmarks.errors import ConfigError
 from benchmarks.folder import SweepFolder
-from benchmarks.record import Evaluation
+from benchmarks.record import Evaluation, Status
 from benchmarks.rungs import Pruning, epochs_not_trained, promoted, rungs
 from benchmarks.search_space import Interval
 from benchmarks.sweep import Plan, at_size, read_sweep
@@ -274,9 +278,32 @@ def test_the_seed_decides(sampler: str, tmp_path: Path) -> None:
     assert all(one != other for one, other in zip(found[0], found[2], strict=True))
 
 
-def test_trials_asked_for_together_differ(folder: SweepFolder) -> None:
-    study = searched(a_search(trials=24, parallel=6), folder)
-    assert len({repr(each) for each in settings(study)}) == 24
+def test_trials_asked_for_together_are_apart(folder: SweepFolder) -> None:
+    study = searched(a_search(trials=36, parallel=12), folder)
+    nearest = [
+        min(distance(one, other, study.definition) for other in group if other is not one)
+        for group in (study.trials[12:24], study.trials[24:])
+        for one in group
+    ]
+    assert mean(nearest) > 0.07  # 0.03 where they do not know of each other
+
+
+def test_what_optuna_is_told(folder: SweepFolder) -> None:
+    """Its samplers look at these alone."""
+    fails: dict[int, Status] = {0: "node_fail", 1: "node_fail", 3: "diverged"}
+    study = searched(a_search(trials=8, pruning=PRUNING), folder, Maker(folder, fails))
+    storage = JournalStorage(JournalFileBackend(str(folder.path / JOURNAL_NAME)))
+    kept = optuna.load_study(study_name=study.definition.name, storage=storage)
+    assert kept.direction == optuna.study.StudyDirection.MAXIMIZE
+    names = {"complete": "COMPLETE", "pruned": "PRUNED", "unfit": "PRUNED", "failed": "FAIL"}
+    assert [trial.state.name for trial in kept.trials] == [names[state] for state in states(study)]
+    assert set(states(study)) == set(names)
+    for trial, told in zip(study.trials, kept.trials, strict=True):
+        assert trial.outcome is not None
+        is_pruned = trial.outcome.state == "pruned"
+        assert told.intermediate_values == (trial.outcome.values if is_pruned else {})
+        if trial.value is not None:
+            assert told.value == trial.value
 
 
 class Mortal:
