@@ -413,6 +413,7 @@ def test_reading_a_study_writes_nothing(folder: SweepFolder) -> None:
             {"space": {"optimizer.beta1": LR}},
             r"^key of sweep.tune.space=optimizer.beta1: not known.*allowed: optimizer.lr, ",
         ),
+        ({"space": {"wrkers": {"choices": [1, 2]}}}, r"^key of sweep.tune.space=wrkers: not known; allowed: "),
         ({"space": {"chanels_last": {"choices": [True, False]}}}, r"did you mean channels_last"),
         (
             {"space": {"workers": {"choices": [1, 2]}}},

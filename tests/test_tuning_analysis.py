@@ -19,12 +19,13 @@ from analysis.series import build_report
 from analysis.tables import markdown, trials_csv
 from analysis.tuning import distance
 from benchmarks.folder import SweepFolder
-from benchmarks.record import Status
+from benchmarks.record import Evaluation, Status
 from benchmarks.sweep import Plan
 from benchmarks.trials import JOURNAL_NAME, Outcome, Study, Trial, read_studies
 from benchmarks.tuner import Tuner
 from benchmarks.tuning import Search
-from tests.tuning_cases import LR, MOMENTUM, Maker, a_folder, a_search, searched
+from tests.slurm_cases import leave_record
+from tests.tuning_cases import LR, MOMENTUM, Maker, a_folder, a_search, accuracy, searched
 
 FIGURE = [{"kind": "history", "title": "search"}]
 SPACE = {"optimizer.lr": LR, "optimizer.momentum": MOMENTUM, "optimizer.nesterov": {"choices": [True, False]}}
@@ -120,6 +121,21 @@ def test_the_history_marks_pruned_and_failed_trials(folder: SweepFolder) -> None
     assert values == sorted(values)
     files = study_figure(report.study)
     assert files["study.png"].startswith(b"\x89PNG")
+
+
+def test_a_short_runs_value_is_never_the_best(folder: SweepFolder) -> None:
+    class Overfits(Maker):
+        def make(self, run: Any) -> None:
+            value = accuracy(run) / (run.config.epochs or 1) ** 2
+            evaluation = Evaluation(after_steps=5, time_s=1.0, samples=360, accuracy=value, loss=1.0)
+            leave_record(self.folder, run, "ok", evaluation=[evaluation])
+
+    searched(a_search(trials=8, pruning={"reduction": 2}), folder, Overfits(folder))
+    panel = history(Subject(cells=[], title="", folder=folder.path))
+    full, *shorter = panel.series
+    assert max(point.y.value for series in shorter for point in series.points) > max(p.y.value for p in full.points)
+    assert any(point.on_front for point in full.points)
+    assert not any(point.on_front for series in shorter for point in series.points)
 
 
 def step_in_lr(study: Study) -> Study:
