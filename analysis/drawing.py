@@ -53,6 +53,8 @@ def _height_in(panel: Panel) -> float:
         return (
             0.9 + words + _BAR_HEIGHT_IN * max(3, min(_MOST_BARS, len(_categories(panel)))) + 0.12 * _legend_rows(panel)
         )
+    if panel.mark == "history":
+        words += 0.13  # the steps, and the crosses, are in the legend as well
     return _LINES_HEIGHT_IN + words + 0.13 * _legend_rows(panel)
 
 
@@ -261,4 +263,31 @@ def _sides(value: Estimate) -> tuple[float, float]:
     return max(0.0, value.value - value.low), max(0.0, value.high - value.value)
 
 
-_MARKS = {"bars": _bars, "stack": _stack, "line": _lines, "scatter": _scatter}
+def _history(axes: Axes, panel: Panel) -> None:
+    """A mark for each try, the best until then as steps; a cross on the axis where there is no value."""
+    from matplotlib.ticker import MaxNLocator
+
+    for number, series in enumerate(panel.series):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(
+            [float(point.x) for point in series.points], [point.y.value for point in series.points], ls="",
+            marker=MARKERS[number % len(MARKERS)], color=colour, mfc="white" if number else colour, ms=4, mew=0.9,
+            label=plain_text(f"{series.label} ({len(series.points)})", 48),
+        )  # fmt: skip
+    best = sorted((float(p.x), p.y.value) for series in panel.series for p in series.points if p.on_front)
+    last = max(float(point.x) for series in panel.series for point in series.points)
+    if best:
+        best.append((max([last, *panel.x_of_missing]), best[-1][1]))
+        axes.step(
+            [x for x, _ in best], [y for _, y in best], where="post", color=GREY, lw=1.0, zorder=1, label="best so far"
+        )
+    axes.plot(
+        panel.x_of_missing, [0.0] * len(panel.x_of_missing), "x", color="0.2", ms=5, mew=1.4, clip_on=False, zorder=4,
+        transform=axes.get_xaxis_transform(), label="no value" if panel.x_of_missing else "_",
+    )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain_axes(axes, panel)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
+
+
+_MARKS = {"bars": _bars, "stack": _stack, "line": _lines, "scatter": _scatter, "history": _history}

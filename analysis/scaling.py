@@ -110,6 +110,8 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
     }
     if report.strong or report.weak:
         files["extra-p.jsonl"] = exports.extra_p(report)
+    if report.search:
+        files["trials.csv"] = tables.trials_csv(report).encode()
     if report.study:
         files["study.csv"] = tables.study_csv(report).encode()
     try:

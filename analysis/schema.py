@@ -197,7 +197,9 @@ class PanelPoint(msgspec.Struct, kw_only=True):
     n: Annotated[int, Meta(description="Repeats that give this number.")]
     y_over: Annotated[Estimate | None, Meta(description="The ratio to the base, where the panel has one.")] = None
     x_interval: Annotated[Estimate | None, Meta(description="Where x is measured, too: its interval.")] = None
-    on_front: Annotated[bool, Meta(description="No other point is better in both directions.")] = False
+    on_front: Annotated[
+        bool, Meta(description="No other point is better in both directions; in a history: the best until then.")
+    ] = False
 
 
 class PanelSeries(msgspec.Struct, kw_only=True):
@@ -212,7 +214,7 @@ class Panel(msgspec.Struct, kw_only=True):
 
     kind: Annotated[str, Meta(description="As in the sweep's file.")]
     mark: Annotated[
-        Literal["bars", "line", "stack", "scatter"],
+        Literal["bars", "line", "stack", "scatter", "history"],
         Meta(description="How it is drawn: bars and their parts lie, with categories from top to bottom."),
     ]
     title: str
@@ -222,6 +224,7 @@ class Panel(msgspec.Struct, kw_only=True):
     log_x: bool = False
     log_y: bool = False
     missing: Annotated[list[str], Meta(description="Cells without a number, with their state.")] = []
+    x_of_missing: Annotated[list[float], Meta(description="Where they are crossed out on the x axis.")] = []
     notes: Annotated[list[str], Meta(description="What the panel says, in words.")] = []
 
 
@@ -233,6 +236,40 @@ class StudyRow(msgspec.Struct, kw_only=True):
     n: int
     status: str
     values: Annotated[dict[str, Estimate | None], Meta(description="By the name of the measure.")]
+
+
+class TrialRow(msgspec.Struct, kw_only=True):
+    """One trial of a search."""
+
+    number: Annotated[int, Meta(description="From 1, in the order in which trials were asked for.")]
+    state: Annotated[
+        str, Meta(description="`complete`, `pruned`, `unfit` (its setting's fault), `failed` or `running`.")
+    ]
+    value: Annotated[float | None, Meta(description="The metric after the trial's longest run.")]
+    length: Annotated[int | None, Meta(description="Of that run.")]
+    settings: dict[str, Option]
+    reason: str | None
+    distance: Annotated[
+        float | None,
+        Meta(description="From the best trial, in the unit cube of the space: 0 the same, 1 the opposite corner."),
+    ] = None
+
+
+class Search(msgspec.Struct, kw_only=True):
+    """What a tuning sweep has found."""
+
+    metric: str
+    unit: Annotated[str, Meta(description="Of lengths: epochs or steps.")]
+    full_length: int
+    keys: list[str]
+    states: Annotated[dict[str, int], Meta(description="Trials by state.")]
+    saved: Annotated[str | None, Meta(description="What pruning saved; null without pruning.")]
+    trials: list[TrialRow]
+    best: list[int]
+    """Numbers of the best complete trials, the best one first."""
+    nearest: list[int]
+    """Numbers of the trials with a value that are nearest to the best one, the nearest first."""
+    earlier_studies: Annotated[int, Meta(description="Searches of other definitions in the same folder, not shown.")]
 
 
 class Study(msgspec.Struct, kw_only=True):
@@ -273,6 +310,7 @@ class Report(msgspec.Struct, kw_only=True):
     ]
     study: Annotated[Study | None, Meta(description="Null where the sweep's file describes no figure.")] = None
     profiles: Annotated[list[ProfileRow], Meta(description="Cells with a profiled repeat.")] = []
+    search: Annotated[Search | None, Meta(description="Null where the sweep searches nothing.")] = None
     dropped: list[DroppedCell]
     mixed: Annotated[
         list[str],

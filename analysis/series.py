@@ -16,6 +16,7 @@ from analysis.profiles import profile_rows
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
+from analysis.tuning import build_search
 from benchmarks.errors import UserError
 from benchmarks.sweep import FIXED_BATCH, is_part_of_cell, telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
@@ -63,8 +64,11 @@ def build_report(loaded: Loaded) -> Report:
         weak=weak,
         cells=[result.point for result in results],
         outside_series=[result.point.cell_id for result in results if result.point.cell_id not in inside],
-        study=build_study(manifest.figure if manifest else [], [result.cell for result in results], problems),
+        study=build_study(
+            manifest.figure if manifest else [], [result.cell for result in results], problems, loaded.folder
+        ),
         profiles=profile_rows(loaded.cells),
+        search=build_search(loaded.folder, problems),
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],

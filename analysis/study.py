@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from analysis.labels import label, telling
@@ -14,7 +15,9 @@ from benchmarks import rules
 from benchmarks.errors import ConfigError
 
 
-def build_study(figure: Sequence[Mapping[str, Any]], cells: Sequence[Cell], problems: list[str]) -> Study | None:
+def build_study(
+    figure: Sequence[Mapping[str, Any]], cells: Sequence[Cell], problems: list[str], folder: Path | None = None
+) -> Study | None:
     """The study of a sweep; None where its file describes no figure.
 
     A panel that cannot be made is named in `problems`; the others are made all the same.
@@ -28,7 +31,7 @@ def build_study(figure: Sequence[Mapping[str, Any]], cells: Sequence[Cell], prob
     for options in figure:
         try:
             names |= dict.fromkeys(measures_of(options))
-            panels += _panels(options, ordered)
+            panels += _panels(options, ordered, folder)
         except (ConfigError, KeyError) as error:
             problems.append(
                 f"figure: {error}" if isinstance(error, ConfigError) else f"figure: {options} lacks {error}"
@@ -42,7 +45,7 @@ def build_study(figure: Sequence[Mapping[str, Any]], cells: Sequence[Cell], prob
     )
 
 
-def _panels(options: Mapping[str, Any], cells: Sequence[Cell]) -> list[Panel]:
+def _panels(options: Mapping[str, Any], cells: Sequence[Cell], folder: Path | None) -> list[Panel]:
     """One panel for each combination of the values of the keys in `by`, of the cells that keep the rule `where`."""
     by = [options["by"]] if isinstance(options.get("by"), str) else list(options.get("by") or ())
     rule = options.get("where")
@@ -52,7 +55,7 @@ def _panels(options: Mapping[str, Any], cells: Sequence[Cell]) -> list[Panel]:
         groups.setdefault(label(cell.config, by) if by else "", []).append(cell)
     title = str(options.get("title", ""))
     return [
-        make_panel(Subject(cells=group, title=": ".join(filter(None, [title, name]))), options)
+        make_panel(Subject(cells=group, title=": ".join(filter(None, [title, name])), folder=folder), options)
         for name, group in groups.items()
     ]
 

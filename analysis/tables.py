@@ -26,6 +26,7 @@ from analysis.profile_table import profile_table
 from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
 from analysis.side_by_side import strategies_table
 from analysis.study_table import study_table
+from analysis.tuning import search_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,7 @@ _LEFT = frozenset({"status", "settings", "reason"})
 def all_tables(report: Report) -> list[TextTable]:
     """The tables that have rows, in the order in which they are shown."""
     tables = [
-        study_table(report),
+        search_table(report) or study_table(report),
         scaling_table(report, "strong"),
         scaling_table(report, "weak"),
         (strategies_table(report) or cells_table(report)) if report.study is None else None,
@@ -238,6 +239,22 @@ def study_csv(report: Report) -> str:
         values = [value for name in study.measures for value in _interval_values(row.values[name])]
         rows.append([row.cell_id, *row.label, row.n, *values, row.status])
     return write_csv([*header, "status"], rows)
+
+
+def trials_csv(report: Report) -> str:
+    """One row for each trial of a search."""
+    search = report.search
+    assert search is not None
+    header = ["trial", "state", search.metric, f"after_{search.unit}", *search.keys, "distance_from_best", "reason"]
+    rows: list[list[object]] = [
+        [
+            *(trial.number, trial.state, trial.value, trial.length),
+            *(trial.settings.get(key) for key in search.keys),
+            *(trial.distance, trial.reason),
+        ]
+        for trial in search.trials
+    ]
+    return write_csv(header, rows)
 
 
 def _scaling_values(point: ScalingPoint) -> list[object]:

@@ -16,6 +16,7 @@ from benchmarks.composed import run_mapping
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.hydra_errors import HYDRA_ERRORS, one_line
 from benchmarks.sweep import FULL_SIZE, Sweep, at_size, plan, read_sweep
+from benchmarks.tuning import read_search
 from benchmarks.variants import CONF_DIR, conf_folders, names_on
 
 _WIDTH_OF_FILES = 120
@@ -62,12 +63,21 @@ def _cost(sweep: Sweep, base: dict[str, Any]) -> list[str]:
     costs = []
     for size in (FULL_SIZE, "tiny"):
         try:
-            planned = plan(at_size(sweep, size), base)
+            runs, hours = _most(at_size(sweep, size), base)
         except ConfigError:
             costs.append(("-", "-"))
         else:
-            costs.append((str(len(planned.runs)), f"{planned.worker_hours_limit:.1f}"))
+            costs.append((str(runs), f"{hours:.1f}"))
     return [costs[0][0], costs[0][1], costs[1][0]]
+
+
+def _most(sweep: Sweep, base: dict[str, Any]) -> tuple[int, float]:
+    """Runs and worker-hours, at most: how many runs a search prunes is not known before."""
+    if sweep.tune:
+        search = read_search(sweep, {}, base)
+        return search.trials * search.runs_of_trial, search.trials * search.worker_hours_limit
+    planned = plan(sweep, base)
+    return len(planned.runs), planned.worker_hours_limit
 
 
 if __name__ == "__main__":

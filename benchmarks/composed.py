@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.config import RunConfig
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.hardware import counted_here
-from benchmarks.sweep import Sweep, at_size, read_sweep
+from benchmarks.sweep import PlannedRun, Sweep, at_size, read_sweep
 
 # Keys of the composed configuration that say how to run, not what; RunConfig does not know them.
 CONTROL_KEYS = ("results", "plan", "wait", "budget_worker_hours", "max_attempts", "sweep", "size")
@@ -65,6 +65,11 @@ def check_data_folder(run: RunConfig) -> None:
     if isinstance(root, str) and not run.data.options.get("download") and not Path(root).is_dir():
         fetched = ", or set data.download=true" if "download" in run.data.options else ""
         raise UserError(f"data.root={root}: no such folder; name the one that holds {run.data.name}{fetched}")
+
+
+def as_overrides(run: PlannedRun) -> list[str]:
+    """What tells a planned run from the base configuration, as Hydra's overrides."""
+    return [f"{key}={quoted(value)}" for key, value in run.settings.items()]
 
 
 def quoted(value: object) -> str:

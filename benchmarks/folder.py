@@ -137,9 +137,9 @@ class SweepFolder:
         return [run for run in plan.runs if not is_done(run)]
 
     @contextlib.contextmanager
-    def lock(self, patience_s: float = 0.0) -> Iterator[None]:
+    def lock(self, patience_s: float = 0.0, name: str = LOCK_NAME) -> Iterator[None]:
         """Hold the sweep for this process. Raises UserError where another process holds it for longer."""
-        with (self.path / LOCK_NAME).open("a+") as file:
+        with (self.path / name).open("a+") as file:
             deadline_s = time.monotonic() + patience_s
             while not (held := _try_lock(file)) and time.monotonic() < deadline_s:
                 time.sleep(_LOCK_POLL_S)
@@ -149,7 +149,7 @@ class SweepFolder:
                 raise UserError(
                     f"{self.path}: this sweep is being run already, by {holder}; wait for it, or stop it first"
                 )
-            with naming(self.path / LOCK_NAME):
+            with naming(self.path / name):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
                 file.flush()

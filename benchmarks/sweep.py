@@ -54,6 +54,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     zip: list[dict[str, Any]] | None = None
     where: list[str] | None = None
     repeats: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    tune: dict[str, Any] = {}
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,6 +73,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fixed: dict[str, Any] = {}
     repeats: Annotated[int, msgspec.Meta(ge=1)] = 1
     shuffle_seed: int | None = None
+    tune: dict[str, Any] = {}
+    """What is searched instead of enumerated; see `benchmarks/tuning.py`."""
 
 
 class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +106,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return sum(run.config.workers * run.config.run_limit_s for run in self.runs) / 3600
 
 
+class NothingToRunError(ConfigError):
+    """All points of a sweep are dropped."""
+
+    def __init__(self, text: str, dropped: list[Dropped]) -> None:
+        super().__init__(text)
+        self.dropped = dropped
+
+
 def read_sweep(mapping: Mapping[str, Any]) -> Sweep:
     """Validate a sweep's definition. Raises ConfigError with one line."""
     for key in mapping.keys() - set(Sweep.__struct_fields__):
@@ -120,7 +131,7 @@ def at_size(sweep: Sweep, size: str) -> Sweep:
     """The sweep in one of its sizes, under a name of its own: results of two sizes lie in different folders.
 
     A size's axes and fixed values take the place of those with the same key; an axis that is null is left out. Its zip
-    groups, rules and repeats replace all of the sweep's.
+    groups, rules and repeats replace all of the sweep's; of the section `tune`, what it names.
 
     Raises:
         ConfigError: the sweep has no such size.
@@ -138,6 +149,7 @@ def at_size(sweep: Sweep, size: str) -> Sweep:
         name=f"{sweep.name}-{size}",
         axes={key: value for key, value in changed.axes.items() if key not in fixed and value is not None},
         fixed=changed.fixed | fixed,
+        tune=changed.tune | smaller.tune,
         **replaced,
     )
 
@@ -206,8 +218,9 @@ def plan(sweep: Sweep, base: Mapping[str, Any]) -> Plan:
             runs.setdefault(run.config.run_id, run)
     if not runs:
         reasons = sorted({drop.reason for drop in dropped.values()})
-        raise ConfigError(
-            f"sweep={sweep.name}: nothing to run, all {len(dropped)} cells are dropped: {'; '.join(reasons[:3])}"
+        raise NothingToRunError(
+            f"sweep={sweep.name}: nothing to run, all {len(dropped)} cells are dropped: {'; '.join(reasons[:3])}",
+            list(dropped.values()),
         )
     ordered = [msgspec.structs.replace(run, place=place) for place, run in enumerate(runs.values())]
     if sweep.shuffle_seed is not None:

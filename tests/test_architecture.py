@@ -15,6 +15,7 @@ from tests.conftest import PROJECT
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
 CORE = {"config", "variants", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
 CORE |= {"profile", "target"}
+CORE |= {"search_space", "rungs", "tuning", "tuning_text", "trials"}
 COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
@@ -32,7 +33,11 @@ WITHOUT_TORCH = [
     "console",
     "environment",
     "hardware",
+    "tuner",
 ]
+
+# Who knows Optuna: it takes a third of a second, so it is imported where a tuning sweep is at work, and not above.
+OPTUNA = {"benchmarks/trials.py", "analysis/importance.py"}
 
 
 def modules(folder: str) -> list[Path]:
@@ -145,6 +150,18 @@ def test_imported_where_torch_is_not_installed(module: str) -> None:
         f"import {module}\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in ("benchmarks", "slurm", "analysis", "hydra_plugins") for path in modules(folder)],
+    ids=lambda path: str(path.relative_to(PROJECT)),
+)
+def test_optuna_is_imported_where_a_tuning_sweep_is_at_work(path: Path) -> None:
+    if any(top(imported) == "optuna" for imported in imports(path)):
+        assert str(path.relative_to(PROJECT)) in OPTUNA
+        inside = {name for function in functions(path) for name in imports_in(function)}
+        assert {name for name in imports(path) if top(name) == "optuna"} <= inside
 
 
 def test_no_strategy_is_named_in_the_kernel() -> None:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.augmentation import augmentations
 from benchmarks.batch_schedule import batch_schedules
-from benchmarks.composed import quoted, run_mapping
+from benchmarks.composed import as_overrides, quoted, run_mapping
 from benchmarks.config import RunConfig, Variant
 from benchmarks.data import datasets
 from benchmarks.loader import loaders
@@ -30,7 +30,6 @@ from benchmarks.strategy import strategies
 from benchmarks.sweep import plan, read_sweep
 from benchmarks.variants import CONF_DIR, VARIANT_AXES, names_on, variant_file
 from benchmarks.workload import workloads
-from hydra_plugins.scalebench.sweeper import _as_overrides
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "workload": workloads,
@@ -102,7 +101,7 @@ def test_a_planned_run_is_what_hydra_composes_from_its_overrides(sweep: str) -> 
     assert isinstance(definition, dict)
     runs = plan(read_sweep({str(k): v for k, v in definition.items()}), composed("device=cpu")).runs
     for run in runs[:: max(1, len(runs) // 5)]:
-        assert RunConfig.from_mapping(composed("device=cpu", *_as_overrides(run))).run_id == run.config.run_id
+        assert RunConfig.from_mapping(composed("device=cpu", *as_overrides(run))).run_id == run.config.run_id
 
 
 @pytest.mark.parametrize(

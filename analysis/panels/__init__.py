@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from analysis.labels import label, telling
@@ -26,6 +27,8 @@ class Subject:
     cells: Sequence[Cell]
     """In the order of the sweep's file, which is that of bars and lines."""
     title: str
+    folder: Path | None = None
+    """The sweep's, for kinds that show more than cells."""
 
     def lines(self, x_key: str | None = None) -> dict[str, list[Cell]]:
         """The cells by their labels, without the key that is the x axis."""

@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.boxed import go_inside
-from benchmarks.composed import CONTROL_KEYS, check_data_folder, quoted, run_mapping, sweep_of
+from benchmarks.composed import CONTROL_KEYS, as_overrides, check_data_folder, run_mapping, sweep_of
 from benchmarks.console import SweepProgress, show_plan
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.record import OWN_FAULT, WELL
+from benchmarks.search_space import Interval
 from benchmarks.sweep import PlannedRun, override, plan, shown_keys
 from benchmarks.team import team_here
+from benchmarks.tuning import read_search
 from hydra_plugins.scalebench.launcher import SlurmLauncher
+from hydra_plugins.scalebench.tuning import tune
 
 
 class ScalebenchSweeper(Sweeper):
@@ -44,9 +47,12 @@ class ScalebenchSweeper(Sweeper):
         submits = isinstance(self.launcher, SlurmLauncher) and self.launcher.submits(cfg.cluster)
         overrides = OverridesParser.create().parse_overrides(arguments)
         axes, passed_on = _split(overrides)
-        sweep = override(sweep_of(cfg, _of_sweep(overrides)), axes)
+        sweep = sweep_of(cfg, _of_sweep(overrides))
         base = run_mapping(_without(cfg, axes), sweep.name, here=not submits)
-        the_plan = plan(sweep, base)
+        if sweep.tune:
+            tune(cfg, self.launcher, read_search(sweep, axes, base), passed_on)
+            return
+        the_plan = plan(override(sweep, _enumerated(axes)), base)
         folder = SweepFolder(Path(cfg.results) / cfg.cluster.name / sweep.name)
         order = SlurmLauncher.order(the_plan, base, cfg) if submits else None
         if cfg.plan:
@@ -72,7 +78,7 @@ class ScalebenchSweeper(Sweeper):
         with SweepProgress(folder.path.name, len(runs)) as progress:
             for number, run in enumerate(runs):
                 progress.running(run.config.run_id)
-                [job] = self.launcher.launch([[*passed_on, *_as_overrides(run)]], initial_job_idx=number)
+                [job] = self.launcher.launch([[*passed_on, *as_overrides(run)]], initial_job_idx=number)
                 progress.finished(job.return_value)
         print(f"{progress.summary()}; results in {folder.path}")
         if any(status not in WELL | OWN_FAULT for status in progress.statuses):
@@ -89,6 +95,12 @@ def _split(overrides: list[Override]) -> tuple[dict[str, Any], list[str]]:
             if item.is_sweep_override():
                 raise ConfigError(f"{str(item.input_line).lstrip('+')}: cannot be an axis of a sweep; give one value")
             passed_on.append(str(item.input_line))
+        elif item.is_interval_sweep():
+            value = item.value()
+            assert isinstance(value, IntervalSweep)
+            assert value.start is not None
+            assert value.end is not None
+            axes[key] = Interval(low=value.start, high=value.end, log="log" in value.tags)
         elif item.is_sweep_override():
             axes[key] = [_plain(value) for value in item.sweep_iterator()]
         else:
@@ -102,6 +114,14 @@ def _of_sweep(overrides: list[Override]) -> dict[str, Any]:
     return {key: _plain(item.value()) for key, item in typed.items()}
 
 
+def _enumerated(axes: dict[str, Any]) -> dict[str, Any]:
+    """The axes, none of them a range."""
+    for key, values in axes.items():
+        if isinstance(values, Interval):
+            raise ConfigError(f"{key}=interval(...): only a tuning sweep searches a range; give values, as {key}=1,2,4")
+    return axes
+
+
 def _plain(value: object) -> object:
     return value.text if isinstance(value, QuotedString) else value
 
@@ -113,7 +133,3 @@ def _without(cfg: DictConfig, axes: Mapping[str, Any]) -> DictConfig:
         if "." not in key and not OmegaConf.is_dict(bare.get(key)):
             OmegaConf.update(bare, key, None, force_add=True)
     return bare
-
-
-def _as_overrides(run: PlannedRun) -> list[str]:
-    return [f"{key}={quoted(value)}" for key, value in run.settings.items()]
