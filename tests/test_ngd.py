@@ -446,6 +446,23 @@ def test_short_formats_have_nearly_the_same_factors(precision: str) -> None:
         assert float((wide - short).norm() / wide.norm()) < 0.15
 
 
+def test_moments_are_summed_in_single_precision_under_autocast() -> None:
+    """The gradient of the logits is rounded to the short format, as they are; its products are not."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 5)
+    inputs = torch.randn(64, 6)
+    optimizer, step = watched(model, backward_of(model, lambda y, t: functional.cross_entropy(y.float(), t)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step(Batch(inputs, torch.zeros(64, dtype=torch.int64), 1.0))
+        a, g = moments_of(optimizer)[model.weight]
+        logits = model(inputs).float()
+    vectors = [vector.bfloat16().double() for vector in FISHERS["exact"](logits, logits)]
+    wanted = sum(vector.T @ vector for vector in vectors) / 64
+    assert torch.allclose(g.double(), torch.as_tensor(wanted), rtol=1e-5, atol=1e-7)
+    wide = torch.cat([inputs, torch.ones(64, 1)], 1).double()
+    assert torch.allclose(a.double(), wide.T @ wide / 64, rtol=1e-5, atol=1e-6)
+
+
 TOGETHER: dict[str, dict[str, Any]] = {
     "ddp": {"strategy": "ddp"},
     "ddp_accumulate": {"strategy": "ddp", "strategy.accumulate": 3},

@@ -308,3 +308,15 @@ def test_muons_warm_up_is_undone(make_run: MakeRun, precision: str) -> None:
     apart = max(float((a - b).abs().max()) for a, b in zip(*ends, strict=True))
     assert apart == 0.0 or precision == "fp16"  # the loss scale goes on from where warm-up left it
     assert all(torch.isfinite(value).all() for value in ends[1])
+
+
+def test_both_parts_of_muon_take_the_rates_of_their_groups() -> None:
+    """As a schedule sets them: with a rate of 0 for one group, its parameters stay, and the others move."""
+    for still in (0, 1):
+        model = small_network()
+        before = {id(value): value.detach().clone() for value in model.parameters()}
+        optimizer = watched_muon(model)
+        optimizer.param_groups[still]["lr"] = 0.0
+        step_with_known_gradients(model, [optimizer], 1)
+        for number, group in enumerate(optimizer.param_groups):
+            assert all(torch.equal(value, before[id(value)]) is (number == still) for value in group["params"])
