@@ -185,10 +185,15 @@ def _plain_axes(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=True, lw=0.4, color="0.9")
     axes.set_axisbelow(True)
+    places = [point.x for series in panel.series for point in series.points]
     if panel.log_x:
         from matplotlib.ticker import FuncFormatter
 
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif all(isinstance(place, float) and place.is_integer() for place in places):
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _legend(axes: Axes, panel: Panel) -> None:

@@ -9,7 +9,10 @@ from benchmarks.sweep import telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
 
 _BATCH_SIZES = ("batch_per_worker", "global_batch")
-_WORDS = {"workers": "workers", "global_batch": "global batch", "batch_per_worker": "batch per worker"}
+_WORDS = {
+    **{"workers": "workers", "global_batch": "global batch", "batch_per_worker": "batch per worker"},
+    "loader.workers": "loader processes",
+}
 
 
 def telling(configs: Sequence[Mapping[str, Option]], without: Iterable[str] = ()) -> list[str]:
@@ -55,6 +58,7 @@ def axis_label(key: str) -> str:
         "workers": "workers",
         "global_batch": "global batch [samples]",
         "batch_per_worker": "batch per worker [samples]",
+        "loader.workers": "loader processes",
     }
     return units.get(key, f"{key.rpartition('.')[2].replace('_', ' ')} [{_unit(key)}]")
 

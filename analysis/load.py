@@ -40,6 +40,7 @@ class Measured:
     bytes_per_step: int | None
     peak_memory_bytes: int | None
     allreduce_gb_per_s: float | None = None
+    loading_gb_per_s: float | None = None
     server_busy_fraction: float | None = None
     """Of the busiest parameter server's time in the window."""
     course: list[Epoch] = field(default_factory=list)
@@ -233,6 +234,9 @@ def _measure(record: Record) -> Measured:
         bytes_per_step=record.communication.bytes_per_step if record.communication else None,
         peak_memory_bytes=_peak_bytes(record.memory) if record.memory else None,
         allreduce_gb_per_s=record.communication.allreduce_gb_per_s if record.communication else None,
+        loading_gb_per_s=metrics.loading_gb_per_s(
+            [rank.loaded_bytes_per_step for rank in record.ranks], record.window.data_wait_s
+        ),
         server_busy_fraction=_busiest_server(record.strategy_facts),
         course=course(record),
     )

@@ -72,6 +72,11 @@ MEASURES: dict[str, Measure] = {
     "data_wait_s": Measure(
         label="waiting for data, per epoch [s]", of=_epoch_mean(lambda epoch: epoch.data_wait_s), better="low"
     ),
+    "loading_gb_per_s": Measure(
+        label="data loaded per time of waiting for it, by a worker [GB/s]",
+        of=lambda run: run.loading_gb_per_s,
+        better="high",
+    ),
     "other_training_s": Measure(
         label="training without that wait, per epoch [s]",
         of=_epoch_mean(lambda epoch: max(0.0, epoch.wall_time_s - epoch.data_wait_s)),

@@ -38,6 +38,16 @@ def epoch_time_s(wall_time_s: float, epochs: int) -> float:
     return wall_time_s / epochs
 
 
+def loading_gb_per_s(bytes_per_step: Sequence[float | None], data_wait_s: Sequence[float]) -> float | None:
+    """What the most loaded worker's loader handed over, in 1e9 bytes per second of waiting for it.
+
+    From each worker's bytes per step and each step's wait; None where these are not known, or nobody waited.
+    """
+    known = [of_rank for of_rank in bytes_per_step if of_rank is not None]
+    waited_s = sum(data_wait_s)
+    return max(known) * len(data_wait_s) / waited_s / 1e9 if known and waited_s > 0 else None
+
+
 def speedup(base_time: Number, time: Number) -> Number:
     """Strong scaling, the same global batch: `T(N0) / T(N)`; ideal is N / N0.
 

@@ -63,9 +63,8 @@ def check_data_folder(run: RunConfig) -> None:
     """
     root = run.data.options.get("root")
     if isinstance(root, str) and not run.data.options.get("download") and not Path(root).is_dir():
-        raise UserError(
-            f"data.root={root}: no such folder; name the one that holds {run.data.name}, or set data.download=true"
-        )
+        fetched = ", or set data.download=true" if "download" in run.data.options else ""
+        raise UserError(f"data.root={root}: no such folder; name the one that holds {run.data.name}{fetched}")
 
 
 def quoted(value: object) -> str:

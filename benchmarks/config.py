@@ -76,6 +76,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     epochs: Positive | None
     warmup_steps: NonNegative
     evaluate: bool
+    data_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    shuffle_labels: bool
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     repeat: NonNegative
     slowdown: dict[int, Factor] = {}
@@ -111,11 +113,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"steps={self.steps}, epochs={self.epochs}: give one of them and set the other to null")
         values = self.flat()
         train_samples = values.get("data.train_samples")
-        if isinstance(train_samples, int) and self.global_batch > train_samples:
-            raise ImpossibleRunError(
-                f"global_batch={self.global_batch}: larger than the data set "
-                f"({self.data.name} has {train_samples} training samples)"
-            )
+        if isinstance(train_samples, int):
+            kept = values["data.train_samples"] = self.samples_kept(train_samples)
+            if self.global_batch > kept:
+                part = f", data_fraction={self.data_fraction:g} keeps {kept}" if kept < train_samples else ""
+                raise ImpossibleRunError(
+                    f"global_batch={self.global_batch}: larger than the data set "
+                    f"({self.data.name} has {train_samples} training samples{part})"
+                )
         self._check_places()
         values |= self._traits(values)
         for axis in VARIANT_AXES:
@@ -153,6 +158,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"nodes={self.nodes}; each worker needs its own"
             )
 
+    def samples_kept(self, samples: int) -> int:
+        """Of so many training samples, those that are trained on: the nearest whole number, halves up."""
+        return int(samples * self.data_fraction + 0.5)
+
     def as_dict(self) -> dict[str, Any]:
         """The canonical configuration: complete, plain, variants as `{"name": ..., option: value, ...}`."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
@@ -171,9 +180,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def oversubscribed(self) -> bool:
-        """More CPU threads at work than the node has cores: allowed, but the numbers describe a crowd."""
+        """More CPU threads, loader processes among them, than the node has cores: allowed, but it is a crowd."""
         cores = self.cluster.cores_per_node
-        return cores is not None and self.device == "cpu" and self.workers_per_node * self.threads_per_worker > cores
+        loading = self.loader.options.get("workers", 0)
+        of_worker = self.threads_per_worker + (loading if isinstance(loading, int) else 0)
+        return cores is not None and self.device == "cpu" and self.workers_per_node * of_worker > cores
 
     @cached_property
     def cell_id(self) -> str:

@@ -46,7 +46,10 @@ class RankResult(msgspec.Struct, kw_only=True):
     checks: list[Check] = []
     peak_host_bytes: int = 0
     peak_device_bytes: int | None = None
+    loaded_bytes_per_step: float | None = None
     communication: Communication | None = None
+    model: record.ModelSize | None = None
+    data: record.DataFacts | None = None
     strategy_facts: dict[str, Any] = {}
     environment: dict[str, Any] = {}
 
@@ -217,6 +220,7 @@ def summarise(result: RankResult) -> RankSummary:
         sync_wait_s=statistics.median(syncs) if marked else None,
         peak_host_bytes=result.peak_host_bytes,
         peak_device_bytes=result.peak_device_bytes,
+        loaded_bytes_per_step=result.loaded_bytes_per_step,
     )
 
 

@@ -7,14 +7,29 @@ from torch import Tensor, nn
 
 from benchmarks.config import Variant
 from benchmarks.data import Dataset
-from benchmarks.workload import ImageShape, build
+from benchmarks.workload import ImageShape, Shape, TextShape, TokenShape, build
 
 
 def build_model(workload: Variant, dataset: Dataset, layout: torch.memory_format) -> nn.Module:
-    """The workload's model for this data set, after the layer that makes numbers of stored samples."""
-    images = dataset.train.inputs.shape
-    shape = ImageShape(channels=images[1], size=images[2], classes=dataset.classes)
-    return nn.Sequential(ToFloat(layout), build(workload, shape))
+    """The workload's model for this data set.
+
+    Its first child, `model[0]`, makes floating point numbers of stored samples: of images a layer that comes before the
+    workload's own, of text the workload's stem.
+    """
+    shape = shape_of(dataset)
+    model = build(workload, shape)
+    return nn.Sequential(ToFloat(layout), model) if isinstance(shape, ImageShape) else model
+
+
+def shape_of(dataset: Dataset) -> Shape:
+    """What a model must know of a data set."""
+    _, *sizes = dataset.train.inputs.shape
+    if dataset.train.kind == "images":
+        return ImageShape(channels=sizes[0], size=sizes[1], classes=dataset.classes)
+    vocabulary = dataset.vocabulary or dataset.train.values
+    if dataset.train.kind == "text":
+        return TextShape(length=sizes[0], vocabulary=vocabulary, classes=dataset.classes)
+    return TokenShape(length=sizes[0], vocabulary=vocabulary)
 
 
 class ToFloat(nn.Module):

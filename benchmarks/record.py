@@ -34,6 +34,7 @@ Status = Literal[
     "cancelled",
     "lost",
 ]
+SampleKind = Literal["images", "text", "tokens"]
 OWN_FAULT: frozenset[Status] = frozenset({"oom", "diverged", "invalid"})
 """States that the configuration itself caused: the same run would end the same way, so it is not tried again."""
 
@@ -120,7 +121,11 @@ class RankSummary(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """From the rank's last gradient to the end of the backward pass: communication not hidden, and waiting for
     slower ranks. Null where the strategy has no such point."""
     peak_host_bytes: int
+    """Of the worker, and of the processes that load for it."""
     peak_device_bytes: int | None
+    loaded_bytes_per_step: float | None = None
+    """Inputs and targets, as they are stored, that the rank's loader handed to a step, as a mean; over `data_wait_s`,
+    bytes per second that were waited for. Null where the run was cut short."""
 
 
 class Evaluation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +144,31 @@ class Check(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str
     passed: bool
     detail: str
+
+
+class ModelSize(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Of the whole model, whatever a strategy makes of it; see `benchmarks/flops.py` for what is counted."""
+
+    parameters: int
+    forward_flops_per_sample: int | None = None
+    """Floating point operations; null where torch cannot count them, as the two below."""
+    step_flops_per_sample: int | None = None
+    """Of forward and backward pass."""
+    flops_unknown_because: str | None = None
+
+
+class DataFacts(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What was trained on."""
+
+    kind: SampleKind
+    train_samples: int
+    test_samples: int
+    tokens_per_sample: int | None
+    """Null for images."""
+    lowest_loss: float | None
+    """The least mean loss on the test data, in nats, that can be expected of any model; null where it is unknown."""
+    highest_accuracy: float | None
+    """The largest accuracy on the test data that can be expected of any model; null where it is unknown."""
 
 
 class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -170,6 +200,9 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ranks: list[RankSummary]
     evaluation: list[Evaluation]
     memory: Memory | None
+    model: ModelSize | None = None
+    """Null where the run ended before it was counted; as `data`."""
+    data: DataFacts | None = None
     communication: Communication | None = None
     strategy_facts: dict[str, Any] = {}
     """What the strategy, the batch schedule and the mixing decided and observed, such as a pipeline's stages or a

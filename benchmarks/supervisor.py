@@ -169,6 +169,8 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
         evaluation=measured[0].evaluations if measured else [],
         memory=merge.merge_memory(measured) if measured else None,
         communication=merge.merge_communication(results) if whole else None,
+        model=first.model if first and whole else None,
+        data=first.data if first and whole else None,
         strategy_facts=first.strategy_facts if first and whole else {},
         energy=None,
         ledger={**this.before, **merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns)},

@@ -20,10 +20,13 @@ from benchmarks.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader
 from benchmarks.data.held_out import hold_out
+from benchmarks.data.subset import subset, with_shuffled_labels
+from benchmarks.flops import model_size
+from benchmarks.loader import loaders
 from benchmarks.mixing import held_out_share
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
-from benchmarks.record import Check, Evaluation
+from benchmarks.record import Check, DataFacts, Evaluation, ModelSize
 from benchmarks.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy
 from benchmarks.timing import Clock
@@ -50,7 +53,12 @@ class Measured:
     evaluations: list[Evaluation]
     checks: list[Check]
     memory: Peaks
+    loaded_bytes_per_step: float
+    """Inputs and targets that this rank's loader has handed to a step, as a mean."""
     communication: Communication
+    model: ModelSize | None
+    """Counted by rank 0."""
+    data: DataFacts
     strategy_facts: dict[str, Any]
 
 
@@ -78,8 +86,9 @@ def timed_span(
 def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) -> Measured:
     """Run one configuration on this worker; all workers of the run call it together."""
     report.phase("data")
-    dataset = hold_out(load(run.data, _input_size(run)), held_out_share(run.mixing), run.seed)
-    loader = strategy.make_loader(dataset.train, global_batch=run.global_batch, seed=run.seed)
+    dataset = hold_out(_dataset(run), held_out_share(run.mixing), run.seed)
+    feed = loaders.make(run.loader, dataset.train, place.device, run.augmentation)
+    loader = strategy.make_loader(dataset.train, global_batch=run.global_batch, seed=run.seed, feed=feed)
 
     report.phase("build")
     trainer = Trainer(run, place, strategy, dataset)
@@ -93,10 +102,12 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     losses = torch.stack(window.losses).float().cpu().tolist()
     counted = sanity.expected_samples(trainer.total(sum(window.samples)), window.global_samples)
     checks = [sanity.finite_loss(losses), counted, sanity.clocks_agree(window.spans), *trainer.checks()]
-    memory = Peaks.now(place.device)
+    memory = Peaks.now(place.device, feed.helpers_bytes)
+    model = model_size(run.workload, dataset) if place.rank == 0 else None
 
     report.phase("communication")  # last: its steps train on, without the other ranks
     communication = trainer.measure_communication(loader)
+    feed.close()
     return Measured(
         clock=trainer.clock_name,
         spans=window.spans,
@@ -105,7 +116,10 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
         evaluations=window.evaluations,
         checks=checks,
         memory=memory,
+        loaded_bytes_per_step=loader.sample_bytes * window.loaded_samples / len(window.samples),
         communication=communication,
+        model=model,
+        data=dataset.facts(),
         strategy_facts={**strategy.facts(), **trainer.schedule.facts(), **trainer.mixing.facts()},
     )
 
@@ -117,6 +131,8 @@ class _Window:
     spans: list[StepTimes] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
+    loaded_samples: int = 0
+    """Of this rank, whoever counts them."""
     global_samples: int = 0
     """Of all workers, by the sizes of the global batches alone."""
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -137,6 +153,7 @@ def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) 
         report.so_far.end(window.spans[-1])
         window.losses += losses
         window.samples += trainer.counted(samples)
+        window.loaded_samples += sum(samples)
         window.global_samples += sum(sizes)
         strategy.span_done(window.spans[-1], samples)
         if run.evaluate:
@@ -144,13 +161,13 @@ def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) 
             window.evaluations.append(trainer.evaluate(dataset, after_steps=len(window.samples), beat=report.beat))
             report.so_far.evaluated(window.evaluations[-1])
         if span + 1 < spans:
-            loader.global_batch = trainer.schedule.after(span, partial(_noise_scale, trainer, dataset, report))
+            loader.global_batch = trainer.schedule.after(span, partial(_noise_scale, trainer, loader, report))
     return window
 
 
-def _noise_scale(trainer: Trainer, dataset: Dataset, report: Report, batches: int) -> float:
+def _noise_scale(trainer: Trainer, loader: Loader, report: Report, batches: int) -> float:
     report.phase("batch_schedule")
-    return trainer.noise_scale(dataset, batches)
+    return trainer.noise_scale(loader, batches)
 
 
 def _span(run: RunConfig, loader: Loader, span: int) -> tuple[list[int], Iterator[Batch]]:
@@ -159,8 +176,15 @@ def _span(run: RunConfig, loader: Loader, span: int) -> tuple[list[int], Iterato
     A fixed number of steps is one span; with epochs, each epoch is one.
     """
     if run.steps:
-        return [run.global_batch] * run.steps, loader.endless()
+        return [run.global_batch] * run.steps, loader.endless(run.steps)
     return loader.epoch_sizes(), loader.epoch(span)
+
+
+def _dataset(run: RunConfig) -> Dataset:
+    """The run's data set: all of it or a part, its training labels true or not."""
+    whole = load(run.data, _input_size(run))
+    dataset = subset(whole, run.samples_kept(len(whole.train)))
+    return with_shuffled_labels(dataset) if run.shuffle_labels else dataset
 
 
 def _input_size(run: RunConfig) -> int | None:

@@ -56,7 +56,7 @@ class Trainer:
         self.optimizer = strategy.make_optimizer(partial(optimizers.make, run.optimizer), self.model)
         self.loss = self.mixing.loss()
         self.mixing.built(model, self.precision)
-        self._evaluator = Evaluator(model, strategy, self.precision, chunk=max(run.batch_per_worker, 256))
+        self._evaluator = Evaluator(model, strategy, self.precision, chunk=_evaluated_at_once(run, dataset))
         plain = Step(
             model=torch.compile(self.model) if run.compile else self.model,  # type: ignore[arg-type]
             loss=self.loss,
@@ -140,15 +140,12 @@ class Trainer:
         loader.global_batch = self.run.global_batch
         return sorted(sizes)
 
-    def noise_scale(self, dataset: Dataset, batches: int) -> float:
+    def noise_scale(self, loader: Loader, batches: int) -> float:
         """The gradient's noise scale at this moment, in samples, from the first global batches of the run's size."""
         place, run = self.place, self.run
-        equal = Division(place.rank, place.workers)
-        loader = Loader(
-            dataset.train, device=place.device, division=equal, global_batch=run.global_batch, seed=run.seed
-        )
+        equal = loader.beside(Division(place.rank, place.workers), run.global_batch)
         with self.strategy.evaluating(self.bare_model):
-            chosen = list(islice(loader.epoch(0), batches))
+            chosen = list(islice(equal.epoch(0), batches))
             return measured_noise_scale(self.bare_model, self._loss_of, chosen, place.workers)
 
     def _loss_of(self, batch: Batch) -> Tensor:
@@ -164,6 +161,11 @@ class Trainer:
         """What must hold of the trained model."""
         copies = self.strategy.copies(self.bare_model)
         return [sanity.replicas_equal(copies)] if copies else []
+
+
+def _evaluated_at_once(run: RunConfig, dataset: Dataset) -> int:
+    """Samples: 256, or as many tokens; or as many as in training, for which there is room."""
+    return max(run.batch_per_worker, 256 // dataset.test.targets_per_sample)
 
 
 def _mixing(run: RunConfig, strategy: Strategy, dataset: Dataset) -> Mixing:

@@ -149,9 +149,12 @@ def _fill(result: RankResult, measured: Measured) -> None:
     result.evaluations = measured.evaluations
     result.checks = measured.checks
     result.communication = measured.communication
+    result.model = measured.model
+    result.data = measured.data
     result.strategy_facts = measured.strategy_facts
     result.peak_host_bytes = measured.memory.host_bytes
     result.peak_device_bytes = measured.memory.device_bytes
+    result.loaded_bytes_per_step = measured.loaded_bytes_per_step
 
 
 def _describe(result: RankResult, place: Place) -> None:

@@ -28,6 +28,7 @@ from tests import synthetic
 from tests.bench_dbs import bench_dbs
 from tests.bench_ddp import ddp_ratios, median_ratio
 from tests.bench_image import bench_image
+from tests.bench_loader import bench_loader
 from tests.bench_pipeline import bench_pipeline
 from tests.bench_slurm import bench_slurm
 from tests.conftest import PROJECT, base_mapping
@@ -169,6 +170,7 @@ def main() -> None:
         lambda: ddp_against_bare_loop("mlp", 64, 100),
         lambda: ddp_against_bare_loop("lenet", 64, 40),
         bench_dbs,
+        bench_loader,
         bench_pipeline,
         launch_to_first_step,
         lambda: command_time("python -m analysis.scaling --help", sys.executable, "-m", "analysis.scaling", "--help"),

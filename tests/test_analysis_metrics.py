@@ -71,3 +71,11 @@ def test_epoch_convention_is_the_scaled_speedup(base: float, time: float, worker
     steps = samples / 32
     epoch = metrics.speedup(base * steps, time * steps / workers)
     assert epoch == pytest.approx(metrics.scaled_speedup(base, time, 1, workers))
+
+
+def test_loading_speed_is_of_the_time_that_was_waited() -> None:
+    """Two workers that load 3 and 5 MB a step, four steps that wait 1 ms each: 5 MB in 1 ms."""
+    assert metrics.loading_gb_per_s([3e6, 5e6], [0.001] * 4) == pytest.approx(5.0)
+    assert metrics.loading_gb_per_s([3e6, 5e6], [0.001] * 8) == pytest.approx(5.0)
+    assert metrics.loading_gb_per_s([None, None], [0.001]) is None
+    assert metrics.loading_gb_per_s([3e6], [0.0]) is None

@@ -32,6 +32,9 @@ from tests.conftest import MakeRun, base_mapping
         ({"seed": -1}, "seed=-1: must be a whole number >= 0"),
         ({"steps": 0}, "steps=0: must be a whole number >= 1"),
         ({"compile": "yes"}, "compile=yes: must be true or false"),
+        ({"data_fraction": 0}, "data_fraction=0: must be a number > 0.0"),
+        ({"data_fraction": 1.5}, "data_fraction=1.5: must be a number <= 1.0"),
+        ({"shuffle_labels": 1}, "shuffle_labels=1: must be true or false"),
         ({"hang_limit_s": 0}, "hang_limit_s=0: must be a number > 0.0"),
         ({"epochs": 2}, "steps=5, epochs=2: give one of them and set the other to null"),
     ],
@@ -51,6 +54,15 @@ def test_bad_values_end_in_one_line(make_run: MakeRun, settings: dict[str, Any],
             {"batch_per_worker": 1438},
             r"global_batch=1438: larger than the data set \(digits has 1437 training samples\)",
         ),
+        (
+            {"batch_per_worker": 400, "data_fraction": 0.25},
+            r"global_batch=400: larger than the data set "
+            r"\(digits has 1437 training samples, data_fraction=0.25 keeps 359\)",
+        ),
+        (
+            {"data_fraction": 0.5, "steps": None, "epochs": 2, "global_batch": 100, "batch_schedule": "growing"},
+            r"batch_schedule=growing needs global_batch \* batch_schedule.most <= data.train_samples: .*",
+        ),
         ({"precision": "tf32"}, r"precision=tf32 needs device == 'cuda': .*"),
         ({"device": "cuda"}, r"workers=1: more than the 0 GPUs of cluster=local, nodes=1; each worker needs its own"),
         ({"workers": 3, "nodes": 2}, r"workers=3: cannot be spread equally over nodes=2"),
@@ -66,6 +78,14 @@ def test_impossible_combinations_say_why(make_run: MakeRun, settings: dict[str, 
     with pytest.raises(ImpossibleRunError) as caught:
         make_run(**settings)
     assert re.fullmatch(pattern, str(caught.value))
+
+
+def test_a_fraction_of_the_data_is_rounded_to_the_nearest(make_run: MakeRun) -> None:
+    """0.29 x 100 is a little less than 29 in binary; a half is rounded up."""
+    assert make_run(data_fraction=0.29).samples_kept(100) == 29
+    assert make_run(data_fraction=0.25).samples_kept(10) == 3
+    assert make_run(data_fraction=0.25).samples_kept(9) == 2
+    assert make_run().samples_kept(1437) == 1437
 
 
 def test_unknown_keys_name_the_nearest() -> None:
@@ -106,6 +126,8 @@ def test_identity_is_what_is_measured_and_nothing_else(make_run: MakeRun) -> Non
     assert make_run(sweep="other", run_limit_s=9, hang_limit_s=9).run_id == run.run_id
     assert make_run(repeat=1).run_id != run.run_id
     assert make_run(repeat=1, seed=7).cell_id == run.cell_id
+    others: list[dict[str, Any]] = [{"data_fraction": 0.5}, {"shuffle_labels": True}, {"loader": "resident"}]
+    assert len({make_run(**settings).cell_id for settings in others} | {run.cell_id}) == 4
     for settings in ({"steps": 6}, {"optimizer__lr": 0.01}, {"threads_per_worker": 2}, {"batch_per_worker": 8}):
         assert make_run(**settings).cell_id != run.cell_id
     assert make_run(optimizer__lr=0.050).run_id == run.run_id
@@ -127,6 +149,8 @@ def test_configuration_cannot_be_changed(make_run: MakeRun) -> None:
 def test_oversubscription_is_allowed_and_marked(make_run: MakeRun) -> None:
     assert not make_run(workers=2).oversubscribed
     assert make_run(workers=4).oversubscribed
+    assert not make_run(loader="processes", loader__workers=1).oversubscribed
+    assert make_run(loader="processes", loader__workers=2).oversubscribed
 
 
 def test_a_variant_of_ones_own_needs_its_name_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.config import Variant
-from benchmarks.data import DataError, Split, load
+from benchmarks.data import DataError, Dataset, Split, load
 from benchmarks.data.batches import Batch, Division, Loader, global_batch_sizes
+from benchmarks.data.subset import subset, with_shuffled_labels
 from benchmarks.variants import variant_file
 
 CPU = torch.device("cpu")
@@ -169,3 +170,62 @@ def test_a_truncated_mnist_file(tmp_path: Path) -> None:
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(gzip.compress(b"not this format"))
     with pytest.raises(DataError, match="data=mnist: no sound copy"):
         load(variant("mnist", root=str(tmp_path), train_samples=12), None)
+
+
+def classes_of(sizes: list[int]) -> Dataset:
+    """Samples of these classes, mixed; a sample's only pixels are its number."""
+    targets = torch.cat([torch.full((size,), one) for one, size in enumerate(sizes)])
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(len(targets)).reshape(-1, 1, 1, 1)
+    train = Split(inputs=numbers, targets=targets[order])
+    return Dataset(train=train, test=train, classes=len(sizes))
+
+
+@pytest.mark.parametrize(
+    ("kept", "wanted"),
+    [
+        (10, [5, 3, 2]),  # 5, 3 and 2 exactly
+        (7, [4, 2, 1]),  # 3.5, 2.1, 1.4: the largest remainder is the first one's
+        (5, [3, 1, 1]),  # 2.5, 1.5, 1.0: a tie goes to the lower class
+        (1, [1, 0, 0]),
+    ],
+)
+def test_a_part_of_the_data_keeps_the_classes_proportions(kept: int, wanted: list[int]) -> None:
+    whole = classes_of([50, 30, 20])
+    part = subset(whole, kept).train
+    numbers = part.inputs.flatten()
+    assert torch.bincount(part.targets, minlength=3).tolist() == wanted
+    assert torch.equal(numbers, numbers.unique()), "no sample twice, and in the old order"
+    assert torch.equal(whole.train.targets[numbers], part.targets), "targets stay with their inputs"
+
+
+def test_parts_are_the_same_for_all_and_lie_within_each_other() -> None:
+    whole = classes_of([50, 30, 20])
+    torch.manual_seed(1)
+    small = subset(whole, 20)
+    torch.manual_seed(2)
+    assert torch.equal(subset(whole, 20).train.inputs, small.train.inputs)
+    large = set(subset(whole, 50).train.inputs.flatten().tolist())
+    assert set(small.train.inputs.flatten().tolist()) < large
+    assert max(small.train.inputs.flatten().tolist()) > 50, "not the first ones"
+    assert small.test is whole.test
+    assert subset(whole, 100) is whole
+
+
+def test_a_part_of_samples_with_many_targets_is_of_any() -> None:
+    tokens = torch.arange(400).reshape(100, 4)
+    split = Split(inputs=tokens, targets=tokens + 1)
+    part = subset(Dataset(train=split, test=split, classes=500), 30).train
+    assert part.inputs.shape == (30, 4)
+    assert torch.equal(part.inputs + 1, part.targets)
+
+
+def test_shuffled_labels_are_the_same_labels_on_other_samples() -> None:
+    whole = classes_of([50, 30, 20])
+    control = with_shuffled_labels(whole)
+    assert torch.equal(control.train.inputs, whole.train.inputs)
+    assert torch.bincount(control.train.targets).tolist() == [50, 30, 20]
+    agree = float((control.train.targets == whole.train.targets).float().mean())
+    assert agree == pytest.approx(0.5**2 + 0.3**2 + 0.2**2, abs=0.15), "as two independent draws"
+    assert control.test is whole.test
+    assert torch.equal(with_shuffled_labels(whole).train.targets, control.train.targets)

@@ -55,6 +55,12 @@ COMPOSED_WITH: dict[str, list[str]] = {
     "model_parallel": ["workers=2"],
     "pipeline": ["workers=2"],
     "tensor_parallel": ["workers=2", "workload=vit"],
+    "gpt": ["data=tokens"],
+    "text_transformer": ["data=synthetic_text"],
+    "tokens": ["workload=gpt"],
+    "text_file": ["workload=gpt"],
+    "synthetic_text": ["workload=text_transformer"],
+    "agnews": ["workload=text_transformer"],
 }
 ENTRIES = [(axis, name) for axis in VARIANT_AXES for name in names_on(axis)]
 

@@ -1,19 +1,29 @@
-"""Which samples make up which batch, on which rank.
+"""Which samples make up which batch, on which rank; and a batch that is put together in the training process.
 
 The order depends on seed and epoch only. A global batch is the next stretch of the epoch's order, and the model's
 replicas take consecutive shares of it; so any number of workers sees the same global batches, and can be compared with
 one worker. Workers that hold a replica together take the same share.
+
+A `Loader` says which samples come when. Its `Feed` brings them: `benchmarks/loader/` has the other ways to do so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, count, repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.augmentation import Augment, Augmentation, augmentations
+from benchmarks.config import Variant
 from benchmarks.data import Split
+
+UNCHANGED = Variant(name="none", options={})
+"""No augmentation."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,95 @@ class Division:
         return self.samples(size) * self.replicas / size
 
 
-def _order(samples: int, seed: int, epoch: int) -> Tensor:
-    # torch's generator on the CPU looks at the lower 32 bits of its seed only, so both numbers must reach them.
-    return torch.randperm(samples, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32))
+class Part(NamedTuple):
+    """A replica's share of one global batch: places in the epoch's order, and `Batch.weight`."""
+
+    first: int
+    end: int
+    weight: float
+
+
+class Epoch:
+    """What a replica takes of an epoch, in order. What costs time is done when it is first asked for."""
+
+    def __init__(self, samples: int, seed: int, number: int, parts: Iterable[Part]) -> None:
+        self.samples, self.parts = samples, parts
+        self.key = seed * 1_000_003 + number
+        """For all that is random in this epoch."""
+
+    @cached_property
+    def order(self) -> Tensor:
+        """All samples' indices (samples), int64, on the host."""
+        # torch's generator on the CPU looks at the lower 32 bits of its seed only, so both numbers must reach them.
+        return torch.randperm(self.samples, generator=torch.Generator().manual_seed(self.key % 2**32))
+
+
+def one_part(samples: int, seed: int, weight: float) -> Epoch:
+    """An epoch of one batch of all samples."""
+    return Epoch(samples, seed, 0, [Part(0, samples, weight)])
+
+
+class Feed:
+    """Brings a loader's batches: here, put together in the training process when they are due, and copied.
+
+    With `pin_memory`, they are copied from page-locked memory; with `non_blocking` too, while the host goes on.
+    """
+
+    helpers_bytes = 0
+    """Host memory of processes that load for this worker, without what they share with it."""
+
+    def __init__(
+        self,
+        split: Split,
+        device: torch.device,
+        augmentation: Variant = UNCHANGED,
+        *,
+        pin_memory: bool = False,
+        non_blocking: bool = False,
+    ) -> None:
+        self.split, self.device = split, device
+        self.augmented_by = augmentation
+        self.augmentation: Augmentation = augmentations.make(augmentation)
+        self.pin_memory, self.non_blocking = pin_memory, non_blocking
+
+    def batches(self, epoch: Epoch) -> Iterator[Batch]:
+        """This epoch's batches.
+
+        Called before the clock starts where that can be; what the iterator does, the window pays for.
+        """
+        return self._gathered(self.split, epoch)
+
+    def rehearse(self, random: Split, seed: int, weight: float) -> Batch:
+        """A batch of random samples that are no training data, brought as all others are: pays first-time costs."""
+        return next(self._gathered(random, one_part(len(random), seed, weight)))
+
+    def close(self) -> None:
+        """End what was started to load; no batch is asked for any more."""
+
+    def _gathered(self, split: Split, epoch: Epoch) -> Iterator[Batch]:
+        augment = self.augmentation.of_epoch(epoch.key, epoch.samples, split.inputs.device)
+        yield from self._in_parts(split, epoch.order, augment, epoch.parts)
+
+    def _in_parts(self, split: Split, order: Tensor, augment: Augment, parts: Iterable[Part]) -> Iterator[Batch]:
+        """Inside the window every microsecond counts. Split, order and what augments are on one device."""
+        inputs, targets = split.inputs, split.targets
+        for first, end, weight in parts:
+            mine = order[first:end]
+            images = augment(inputs.index_select(0, mine), first, end)  # twice as fast as inputs[mine]
+            yield self._sent(images, targets.index_select(0, mine), weight)
+
+    def _sent(self, inputs: Tensor, targets: Tensor, weight: float) -> Batch:
+        if self.pin_memory:
+            inputs, targets = inputs.pin_memory(), targets.pin_memory()
+        return Batch(
+            inputs.to(self.device, non_blocking=self.non_blocking),
+            targets.to(self.device, non_blocking=self.non_blocking),
+            weight,
+        )
 
 
 class Loader:
-    """A rank's batches: read from host memory by index, then copied to the device.
+    """A rank's batches, in order.
 
     `global_batch` may be set anew between epochs.
     """
@@ -74,12 +166,27 @@ class Loader:
     epochs_in_span = 1
     """Passes over the training data that the ranks make together in one call of `epoch`."""
 
-    def __init__(self, split: Split, *, device: torch.device, division: Division, global_batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        device: torch.device,
+        division: Division,
+        global_batch: int,
+        seed: int,
+        feed: Feed | None = None,
+    ) -> None:
         self.split = split
         self.device = device
         self.division = division
         self.global_batch = global_batch
         self.seed = seed
+        self.feed = feed or Feed(split, device)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Of a sample and its target, as they are stored and as they come to the device."""
+        return sum(tensor[0].numel() * tensor.element_size() for tensor in (self.split.inputs, self.split.targets))
 
     def epoch_sizes(self) -> list[int]:
         """The sizes of the global batches of one epoch."""
@@ -87,42 +194,49 @@ class Loader:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """All batches of an epoch, a short last one included."""
-        order = _order(len(self.split), self.seed, epoch)
-        first = 0
-        for size in self.epoch_sizes():
-            yield self._batch(order, first, size)
-            first += size
+        return self.feed.batches(self._epoch(epoch, self._parts(self.epoch_sizes())))
 
-    def endless(self) -> Iterator[Batch]:
-        """Full batches only, epoch after epoch."""
-        epoch = 0
-        while True:
-            order = _order(len(self.split), self.seed, epoch)
-            for first in range(0, len(order) - self.global_batch + 1, self.global_batch):
-                yield self._batch(order, first, self.global_batch)
-            epoch += 1
+    def endless(self, steps: int | None = None) -> Iterator[Batch]:
+        """Full batches only, epoch after epoch; at least so many, of which a feed may then prepare all at once."""
+        if steps is None:
+            return chain.from_iterable(map(self.full, count()))
+        return chain.from_iterable([self.full(epoch) for epoch in range(-(-steps // self._full_batches()))])
+
+    def full(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch that are full."""
+        return self.feed.batches(self._epoch(epoch, self._parts([self.global_batch] * self._full_batches())))
 
     def same(self, size: int) -> Iterator[Batch]:
         """The first batch of this size of the first epoch, again and again, loaded anew each time."""
-        order = _order(len(self.split), self.seed, 0)
-        while True:
-            yield self._batch(order, 0, size)
+        [part] = self._parts([size])
+        return self.feed.batches(self._epoch(0, repeat(part)))
 
     def for_warmup(self, size: int) -> Batch:
-        """A batch of random bytes and classes, of the share's size: warm-up must not see the training data."""
+        """Random bytes or tokens and classes, of the share's size: warm-up must not see the training data."""
         samples = self.division.samples(size)
         generator = torch.Generator().manual_seed(self.seed)
         shape = (samples, *self.split.inputs.shape[1:])
-        inputs = torch.randint(256, shape, dtype=self.split.inputs.dtype, generator=generator)
+        inputs = torch.randint(self.split.values, shape, dtype=self.split.inputs.dtype, generator=generator)
         targets = self.split.targets[torch.randint(len(self.split), (samples,), generator=generator)]
-        return Batch(inputs.to(self.device), targets.to(self.device), self.division.weight(size))
+        return self.feed.rehearse(Split(inputs=inputs, targets=targets), self.seed, self.division.weight(size))
 
-    def _batch(self, order: Tensor, first: int, size: int) -> Batch:
-        """The share of the global batch that begins at `first`; inside the window every microsecond counts."""
-        part = self.division.part(size)
-        mine = order[first + part.start : first + part.stop]
-        return Batch(
-            self.split.inputs.index_select(0, mine).to(self.device),  # twice as fast as inputs[mine]
-            self.split.targets.index_select(0, mine).to(self.device),
-            self.division.weight(size),
+    def beside(self, division: Division, global_batch: int) -> Loader:
+        """The same samples, divided otherwise and put together in this process: for use outside the window."""
+        feed = Feed(self.split, self.device, self.feed.augmented_by)
+        return Loader(
+            self.split, device=self.device, division=division, global_batch=global_batch, seed=self.seed, feed=feed
         )
+
+    def _full_batches(self) -> int:
+        return len(self.split) // self.global_batch
+
+    def _epoch(self, number: int, parts: Iterable[Part]) -> Epoch:
+        return Epoch(len(self.split), self.seed, number, parts)
+
+    def _parts(self, sizes: Iterable[int]) -> Iterator[Part]:
+        """This replica's, of global batches of these sizes, one after the other."""
+        first = 0
+        for size in sizes:
+            part = self.division.part(size)
+            yield Part(first + part.start, first + part.stop, self.division.weight(size))
+            first += size

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from benchmarks.data import Split
-from benchmarks.data.batches import Batch, Division, Loader
+from benchmarks.data.batches import Batch, Division, Feed, Loader
 from benchmarks.precision import Precision
 from benchmarks.registry import Registry
 from benchmarks.step_times import StepTimes
@@ -68,9 +68,10 @@ class Strategy(ABC):
         self.division = Division(place.rank, place.workers)
         """Each worker holds a replica of the model and takes its own share of a batch; or as a subclass says."""
 
-    def make_loader(self, split: Split, /, *, global_batch: int, seed: int) -> Loader:
-        """This rank's batches."""
-        return Loader(split, device=self.place.device, division=self.division, global_batch=global_batch, seed=seed)
+    def make_loader(self, split: Split, /, *, global_batch: int, seed: int, feed: Feed | None = None) -> Loader:
+        """This rank's batches of this split, which `feed` brings; without one, plainly in this process."""
+        device, division = self.place.device, self.division
+        return Loader(split, device=device, division=division, global_batch=global_batch, seed=seed, feed=feed)
 
     def take_part(self, model: nn.Module, _sample: Tensor, /) -> nn.Module:
         """What this rank holds of the model, which is on the host, built from the same seed on every rank.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -110,16 +111,25 @@ def short_format_policy(model: nn.Module, dtype: torch.dtype) -> tuple[MixedPrec
 
 
 def groups(model: nn.Module, group_bytes: float) -> Iterator[nn.Module]:
-    """Modules below the model, from the bottom up, whose parameters in no group yet amount to `group_bytes`."""
+    """Modules below the model, from the bottom up, whose parameters in no group yet amount to `group_bytes`.
+
+    A parameter that several modules share is in a group with all of them, since a group replaces it by its shard where
+    it knows of it only.
+    """
     grouped: set[Parameter] = set()
+    everywhere = _holders(model)
     for module in reversed([module for module in model.modules() if module is not model]):
         own = [parameter for parameter in module.parameters() if parameter not in grouped]
         size = sum(parameter.numel() * parameter.element_size() for parameter in own)
-        if (
-            own and size >= group_bytes and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
-        ):  # those have no forward
+        has_forward = not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+        if own and size >= group_bytes and has_forward and _holders(module).items() <= everywhere.items():
             grouped.update(own)
             yield module
+
+
+def _holders(model: nn.Module) -> Counter[Parameter]:
+    """In how many places each of a model's parameters stands."""
+    return Counter(parameter for _, parameter in model.named_parameters(remove_duplicate=False))
 
 
 def padded_numbers(parameter: Tensor, shards: int) -> int:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.data import Split
-from benchmarks.data.batches import Batch, Loader
+from benchmarks.data.batches import Batch, Feed, Loader
 from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
@@ -53,10 +53,11 @@ class Hogwild(Strategy):
         super().__init__(place)
         self.split = split
 
-    def make_loader(self, split: Split, /, *, global_batch: int, seed: int) -> Loader:
+    def make_loader(self, split: Split, /, *, global_batch: int, seed: int, feed: Feed | None = None) -> Loader:
         """A share of each batch, or every N-th epoch."""
         loader = {"batches": Loader, "epochs": WholeEpochs}[self.split]
-        return loader(split, device=self.place.device, division=self.division, global_batch=global_batch, seed=seed)
+        device, division = self.place.device, self.division
+        return loader(split, device=device, division=division, global_batch=global_batch, seed=seed, feed=feed)
 
     def wrap(self, model: nn.Module, _precision: Precision, /) -> nn.Module:
         """The same model, its parameters and buffers moved into the memory of all; their values are rank 0's.
@@ -142,12 +143,12 @@ class WholeEpochs(Loader):
         """This process's one of the epochs that begin together."""
         return self._own().epoch(epoch * self.division.replicas + self.division.replica)
 
-    def endless(self) -> Iterator[Batch]:
-        """Full batches only, one epoch of this process after another."""
-        for epoch in count():
-            yield from (
-                batch for batch in self.epoch(epoch) if len(batch) * self.division.replicas == self.global_batch
-            )
+    def full(self, epoch: int) -> Iterator[Batch]:
+        """The full batches of this process's one of the epochs that begin together."""
+        return self._own().full(epoch * self.division.replicas + self.division.replica)
+
+    def _full_batches(self) -> int:
+        return self._own()._full_batches()
 
     def same(self, size: int) -> Iterator[Batch]:
         """The first batch of the first epoch that has this process's part of `size`, again and again."""
@@ -162,6 +163,7 @@ class WholeEpochs(Loader):
             division=alone,
             global_batch=self.global_batch // self.division.replicas,
             seed=self.seed,
+            feed=self.feed,
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
 from benchmarks.data import Split
-from benchmarks.data.batches import Batch, Division, Loader
+from benchmarks.data.batches import Batch, Division, Feed, Loader
 from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
@@ -83,10 +83,10 @@ class Pipeline(Strategy):
         """What each stage is sent, and what the last one makes."""
         self._schedules: dict[MicroBatches, Any] = {}
 
-    def make_loader(self, split: Split, /, *, global_batch: int, seed: int) -> Loader:
+    def make_loader(self, split: Split, /, *, global_batch: int, seed: int, feed: Feed | None = None) -> Loader:
         """This replica's batches: its first worker needs the images, its last the classes."""
         self.plan = replace(self.plan, full_samples=self.division.samples(global_batch))
-        return super().make_loader(split, global_batch=global_batch, seed=seed)
+        return super().make_loader(split, global_batch=global_batch, seed=seed, feed=feed)
 
     def take_part(self, model: nn.Module, sample: Tensor, /) -> nn.Module:
         """The layers of this worker's stages.

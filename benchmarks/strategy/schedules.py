@@ -159,23 +159,23 @@ class BatchLoss:
         self.precision = precision
         self.sum = nn.CrossEntropyLoss(reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing)
         self.total = torch.zeros((), device=device)
-        self.samples, self.weight = 1, 1.0
+        self.targets, self.weight = 1, 1.0
 
     def begin(self, batch: Batch) -> None:
         """A new batch, before it is filled up."""
         self.total = torch.zeros_like(self.total)
-        self.samples, self.weight = len(batch), batch.weight
+        self.targets, self.weight = batch.targets.numel(), batch.weight
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What a micro-batch's backward pass starts from."""
         with self.precision.autocast():
-            part: Tensor = self.sum(logits, targets)
+            part: Tensor = self.sum(logits.flatten(0, -2), targets.flatten())
         self.total += part.detach()
-        return self.precision.scale(part * (self.weight / self.samples))
+        return self.precision.scale(part * (self.weight / self.targets))
 
     def mean(self) -> Tensor:
         """Of all micro-batches since `begin`; 0 where no loss was computed."""
-        return self.total / self.samples
+        return self.total / self.targets
 
 
 @contextmanager

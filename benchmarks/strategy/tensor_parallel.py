@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from benchmarks.data import Split
-from benchmarks.data.batches import Batch, Division, Loader
+from benchmarks.data.batches import Batch, Division, Feed, Loader
 from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
@@ -62,9 +62,9 @@ class TensorParallel(Strategy):
         self.counts_samples = place.rank % self.degree == 0
         self.mean: GradientMean | None = None
 
-    def make_loader(self, split: Split, /, *, global_batch: int, seed: int) -> Loader:
+    def make_loader(self, split: Split, /, *, global_batch: int, seed: int, feed: Feed | None = None) -> Loader:
         """The replica's batches, the same on all of its workers."""
-        self.loader = super().make_loader(split, global_batch=global_batch, seed=seed)
+        self.loader = super().make_loader(split, global_batch=global_batch, seed=seed, feed=feed)
         return self.loader
 
     def take_part(self, model: nn.Module, sample: Tensor, /) -> nn.Module:

@@ -29,7 +29,11 @@ from benchmarks.errors import ImpossibleRunError
 
 @runtime_checkable
 class Region(Protocol):
-    """A module that names its linear layers. Its forward pass takes one tensor and hands it to the first ones alone."""
+    """A module that names its linear layers. Its forward pass takes one tensor and hands it to the first ones alone.
+
+    And to those that it names as `replicated`, if it does: they have no parameters, hand no gradients back, and are
+    computed by every worker for itself.
+    """
 
     column_parallel: tuple[str, ...]
     row_parallel: tuple[str, ...]
@@ -120,8 +124,14 @@ def _cut_region(module: nn.Module, region: Region, mesh: DeviceMesh, around: Pla
         module,
         mesh,
         {name: ColwiseParallel() for name in region.column_parallel}
-        | {name: RowwiseParallel(output_layouts=around) for name in region.row_parallel},
+        | {name: RowwiseParallel(output_layouts=around) for name in region.row_parallel}
+        | {name: _as_it_is() for name in getattr(module, "replicated", ())},
     )
+
+
+def _as_it_is() -> PrepareModuleInput:
+    """A region's input as a plain tensor, which is whole on each worker."""
+    return PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Replicate(), use_local_output=True)
 
 
 def _converted_to(dtype: torch.dtype) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Vision transformers: layers of equal shape, whose attention heads and hidden units can be computed apart.
+"""Transformers, layers of equal shape whose heads and hidden units can be computed apart; and the one for images.
 
 A model is a sequence of stem, trunk and head, the trunk one of blocks, so that it can be cut between any two of them.
 There is no dropout: it would draw other numbers on each worker, and no two strategies could be compared exactly.
@@ -13,7 +13,7 @@ from torch.nn import functional
 from benchmarks.errors import ImpossibleRunError
 from benchmarks.workload import ImageShape, workloads
 
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 @workloads.register("vit")
@@ -90,16 +90,23 @@ class Attention(nn.Module):
     column_parallel = ("query", "key", "value")
     row_parallel = ("output",)
 
-    def __init__(self, hidden_size: int, heads: int) -> None:
+    def __init__(self, hidden_size: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
+        """Whether each token attends to itself and those before it only."""
         self.head_size = hidden_size // heads
         self.query, self.key, self.value, self.output = (nn.Linear(hidden_size, hidden_size) for _ in range(4))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (batch, tokens, hidden) to as many; the heads are those that the layers have here."""
         query, key, value = (self._by_head(layer(tokens)) for layer in (self.query, self.key, self.value))
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        attended = self.attended(tokens)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attended, is_causal=self.causal)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def attended(self, _tokens: Tensor) -> Tensor | None:
+        """Which tokens are attended to: truth values that broadcast to (batch, heads, tokens, tokens); None is all."""
+        return None
 
     def _by_head(self, values: Tensor) -> Tensor:
         """(batch, tokens, heads x size) to (batch, heads, tokens, size)."""
@@ -126,11 +133,11 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A pre-norm block: attention, then the MLP, each added to what comes in."""
 
-    def __init__(self, hidden_size: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, hidden_size: int, heads: int, mlp_ratio: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(hidden_size, eps=_NORM_EPS)
-        self.attention = Attention(hidden_size, heads)
-        self.mlp_norm = nn.LayerNorm(hidden_size, eps=_NORM_EPS)
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
+        self.attention = Attention(hidden_size, heads, causal=causal)
+        self.mlp_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
         self.mlp = Mlp(hidden_size, mlp_ratio * hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -151,7 +158,7 @@ class Head(nn.Module):
     def __init__(self, hidden_size: int, classes: int, *, class_token: bool) -> None:
         super().__init__()
         self.class_token = class_token
-        self.norm = nn.LayerNorm(hidden_size, eps=_NORM_EPS)
+        self.norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
         self.logits = nn.Linear(hidden_size, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:

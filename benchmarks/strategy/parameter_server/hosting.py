@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import socket
 from multiprocessing.process import BaseProcess
 
+from benchmarks import fork_server
 from benchmarks.strategy import Place
 from benchmarks.strategy.parameter_server.server import Setup, serve
 from benchmarks.strategy.parameter_server.wire import Address
@@ -28,13 +28,8 @@ def host_of(server: int, place: Place) -> int:
 
 
 def prepare() -> None:
-    """Begin to import torch in the process that servers are forked from, while this worker goes on.
-
-    A worker has threads, and perhaps a GPU, so it cannot be forked itself.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.mortal", serve.__module__, "hydra"])
-    multiprocessing.forkserver.ensure_running()
+    """Begin to import torch in the process that servers are forked from, while this worker goes on."""
+    fork_server.prepare(serve.__module__)
 
 
 def own_address(place: Place) -> str:
