@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -461,11 +460,26 @@ def test_what_cannot_be_is_refused_with_the_reason(make_run: MakeRun, settings: 
 
 
 @pytest.mark.parametrize("mixing", ["mixup", "meta_mixup"])
-def test_sequences_of_targets_are_not_mixed(mixing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "conf" / "data").mkdir(parents=True)
-    (tmp_path / "conf" / "data" / "lines.yaml").write_text(
-        "name: lines\ntrain_samples: 9\ntraits: {kind: \"'tokens'\"}\n"
-    )
-    monkeypatch.setenv("SCALEBENCH_EXTRA", str(tmp_path))
+def test_sequences_of_targets_are_not_mixed(mixing: str) -> None:
     with pytest.raises(ImpossibleRunError, match="has one for each token"):
-        make(mixing=mixing, data="lines", global_batch=4)
+        make(mixing=mixing, workload="gpt", data="tokens")
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "meta_mixup"])
+def test_texts_are_mixed_behind_their_stem(mixing: str) -> None:
+    """What a text's words have become; padding of both stays padding, which is a vector of zeros."""
+    text = {"workload": "text_transformer", "workload.hidden_size": 16, "workload.depth": 1, "data": "synthetic_text"}
+    trainer, loader, _ = trainer_of(make(mixing=mixing, global_batch=32, **text))
+    stem, blend = trainer.bare_model[0], trainer.bare_model[1]  # type: ignore[index]
+    assert isinstance(blend, Blend)
+    batch = next(loader.epoch(0))
+    partners, weights = torch.arange(32).flip(0), torch.full((32,), 0.25)
+    blend.pairs = partners, weights
+    vectors = stem(batch.inputs)
+    mixed = blend(vectors)
+    assert torch.allclose(mixed, 0.25 * vectors + 0.75 * vectors[partners], atol=1e-6)
+    padded = (batch.inputs == 0) & (batch.inputs[partners] == 0)
+    assert padded[:, 1:].any()
+    assert not mixed[padded & (torch.arange(padded.shape[1]) > 0)].any()
+    losses = [float(trainer.step(batch)) for _ in range(12)]
+    assert losses[-1] < losses[0]

@@ -72,6 +72,8 @@ class Dataset:
     """The least mean loss over the test split that can be expected of any model, in nats; None where it is unknown."""
     highest_accuracy: float | None = None
     """The largest accuracy on the test split that can be expected of any model; None where it is unknown."""
+    held_out: Split | None = None
+    """Samples of the training split that are kept from training; see `benchmarks/data/held_out.py`."""
 
     def facts(self) -> DataFacts:
         """For the record."""
@@ -83,9 +85,6 @@ class Dataset:
             lowest_loss=self.lowest_loss,
             highest_accuracy=self.highest_accuracy,
         )
-
-    held_out: Split | None = None
-    """Samples of the training split that are kept from training; see `benchmarks/data/held_out.py`."""
 
 
 datasets: Registry[Dataset] = Registry("data")
