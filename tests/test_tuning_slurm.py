@@ -19,7 +19,6 @@ from benchmarks.sweep import PlannedRun, read_sweep
 from benchmarks.trials import Study, read_studies
 from benchmarks.tuner import TUNING_LOCK, StoppedError
 from benchmarks.tuning import Search, read_search
-from hydra_plugins.scalebench.launcher import SlurmLauncher
 from hydra_plugins.scalebench.tuning import tune
 from slurm import status
 from slurm.cancel import cancel
@@ -61,7 +60,7 @@ class Command:
                 **settings,
             }
         )
-        tune(cfg, SlurmLauncher(), search, [])
+        tune(cfg, None, search, [])
 
     def run_jobs(self) -> None:
         for task in self.slurm.tasks(active=True):

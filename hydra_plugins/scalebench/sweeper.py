@@ -50,7 +50,7 @@ class ScalebenchSweeper(Sweeper):
         sweep = sweep_of(cfg, _of_sweep(overrides))
         base = run_mapping(_without(cfg, axes), sweep.name, here=not submits)
         if sweep.tune:
-            tune(cfg, self.launcher, read_search(sweep, axes, base), passed_on)
+            tune(cfg, None if submits else self.launcher, read_search(sweep, axes, base), passed_on)
             return
         the_plan = plan(override(sweep, _enumerated(axes)), base)
         folder = SweepFolder(Path(cfg.results) / cfg.cluster.name / sweep.name)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from slurm.launch import Order
 
 
-def tune(cfg: DictConfig, launcher: Launcher, search: Search, passed_on: Sequence[str]) -> None:
-    """Search, or with plan=true say what would be searched.
+def tune(cfg: DictConfig, launcher: Launcher | None, search: Search, passed_on: Sequence[str]) -> None:
+    """Search, or with plan=true say what would be searched. Without a launcher, runs go to Slurm.
 
     Raises:
         UserError: nothing was started, or runs were cancelled.
@@ -45,13 +45,11 @@ def tune(cfg: DictConfig, launcher: Launcher, search: Search, passed_on: Sequenc
 class _TuningSweep:
     """Searches through the launcher that Hydra has made: one run after another here, a group at a time with Slurm."""
 
-    def __init__(self, cfg: DictConfig, launcher: Launcher, search: Search, passed_on: Sequence[str]) -> None:
+    def __init__(self, cfg: DictConfig, launcher: Launcher | None, search: Search, passed_on: Sequence[str]) -> None:
         self.cfg, self.launcher, self.search = cfg, launcher, search
         self.passed_on = list(passed_on)
         self.path = Path(cfg.results) / cfg.cluster.name / search.sweep.name
-        self.order: Order | None = None
-        if isinstance(launcher, SlurmLauncher) and launcher.submits(cfg.cluster):
-            self.order = SlurmLauncher.order(search.example, search.base, cfg)
+        self.order: Order | None = None if launcher else SlurmLauncher.order(search.example, search.base, cfg)
 
     def show(self) -> None:
         """What would be searched, and how it would be submitted. Writes nothing."""
@@ -106,6 +104,7 @@ class _TuningSweep:
 
     def _make_here(self, folder: SweepFolder, plan: Plan) -> None:
         """One run after another; one whose failure may pass is tried again."""
+        assert self.launcher
         attempts = self.cfg.max_attempts
         with folder.lock():
             if queued := SlurmLauncher.in_flight(folder) & {run.config.run_id for run in plan.runs}:
