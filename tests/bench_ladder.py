@@ -36,6 +36,8 @@ BASELINE: dict[str, Any] = {
 RUNGS: dict[str, dict[str, Any]] = {
     "channels_last": {"channels_last": True},
     "bf16": {"precision": "bf16"},
+    "resident": {"loader": "resident"},
+    "fused": {"optimizer__implementation": "fused"},
     "compile": {"compile": "default"},
     "threads": {"threads_per_worker": count_cores()},
 }
