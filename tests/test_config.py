@@ -133,7 +133,7 @@ def test_identity_is_what_is_measured_and_nothing_else(make_run: MakeRun) -> Non
     assert len({make_run(**settings).cell_id for settings in others} | {run.cell_id}) == 4
     for settings in ({"steps": 6}, {"optimizer__lr": 0.01}, {"threads_per_worker": 2}, {"batch_per_worker": 8}):
         assert make_run(**settings).cell_id != run.cell_id
-    assert make_run(optimizer__lr=0.050).run_id == run.run_id
+    assert make_run(optimizer__lr=0.020).run_id == run.run_id
 
 
 def test_configuration_survives_json(make_run: MakeRun) -> None:

@@ -221,7 +221,7 @@ def test_attention_can_be_passed_twice(precision: str) -> None:
 
 
 def test_it_learns_on_digits() -> None:
-    trainer, loader, dataset = trainer_of(make(mixing="meta_mixup", global_batch=64))
+    trainer, loader, dataset = trainer_of(make(mixing="meta_mixup", global_batch=64, optimizer__lr=0.05))
     untrained = parameters_of(trainer)
     for epoch in range(3):
         for batch in loader.epoch(epoch):

@@ -40,6 +40,7 @@ GLOBAL_BATCH = 284
 def make(**settings: Any) -> RunConfig:
     defaults: dict[str, Any] = {"workload": "mlp", "workload.hidden_size": 64, "mixing": "mixup", "strategy": "single"}
     defaults |= {"warmup_steps": 1, "global_batch": GLOBAL_BATCH, "steps": None, "epochs": 1, "run_limit_s": 60}
+    defaults |= {} if "optimizer" in settings else {"optimizer.lr": 0.05}
     return RunConfig.from_mapping(
         base_mapping(**{key.replace(".", "__"): value for key, value in {**defaults, **settings}.items()})
     )

@@ -66,15 +66,23 @@ def test_many_workers_equal_one_with_the_same_global_batch(
 ) -> None:
     """fp32, no batch norm; with epochs, the last batch of 1437 mod 284 = 17 samples is shared unequally."""
     batches = 6 if "epochs" in length else 5
-    single = train(make_run(strategy="single", global_batch=284, **length), 0, batches)
-    together = train_together(make_run(workers=workers, global_batch=284, **length), tmp_path, batches)
+    single = train(make_run(strategy="single", global_batch=284, optimizer__lr=0.05, **length), 0, batches)
+    together = train_together(
+        make_run(workers=workers, global_batch=284, optimizer__lr=0.05, **length), tmp_path, batches
+    )
     assert largest_difference(single, together) < 1e-5
-    untrained = train(make_run(strategy="single", global_batch=284, **length), 0, 0)
+    untrained = train(make_run(strategy="single", global_batch=284, optimizer__lr=0.05, **length), 0, 0)
     assert largest_difference(single, untrained) > 1e-2, "five steps must have moved the parameters"
 
 
 def test_the_step_is_a_plain_training_loop(make_run: MakeRun) -> None:
-    run = make_run(strategy="single", batch_per_worker=64, optimizer="sgd_nesterov", optimizer__weight_decay=0.01)
+    run = make_run(
+        strategy="single",
+        batch_per_worker=64,
+        optimizer="sgd_nesterov",
+        optimizer__lr=0.05,
+        optimizer__weight_decay=0.01,
+    )
     ours = train(run, 0, 5)
 
     torch.manual_seed(run.seed)
