@@ -185,6 +185,21 @@ def test_a_group_is_halved_on_each_rung(folder: SweepFolder) -> None:
     assert epochs_saved(study) == "pruning: 24 epochs trained instead of 32, 8 saved"
 
 
+def test_each_group_that_has_room_for_it_is_halved_by_itself(folder: SweepFolder) -> None:
+    """However good the first trials were: a pruned one of theirs cannot keep later ones from going on."""
+
+    class Worse(Maker):
+        def make(self, run: Any) -> None:
+            value = 1 / (1 + self.made.total())
+            self.made[run.config.run_id] += 1
+            evaluation = Evaluation(after_steps=5, time_s=1.0, samples=9, accuracy=value, loss=1.0)
+            leave_record(self.folder, run, "ok", evaluation=[evaluation])
+
+    study = searched(a_search(trials=11, parallel=4, pruning=PRUNING), folder, Worse(folder))
+    groups = [states(study)[:4], states(study)[4:8], states(study)[8:]]
+    assert [group.count("complete") for group in groups] == [1, 1, 1]
+
+
 def test_a_trial_is_judged_against_all_before_it(folder: SweepFolder) -> None:
     study = searched(a_search(trials=12, pruning=PRUNING), folder)
     for trial in study.trials:
