@@ -4,8 +4,9 @@ A trial is run for a few epochs first. Of all trials that have been run so long,
 a run that is `reduction` times as long, and so on up to the full length; the others are pruned. So the epochs go to the
 settings that deserve them: Jamieson and Talwalkar, arXiv 1502.07943; Li et al., Hyperband, arXiv 1603.06560.
 
-A trial is compared with the trials before it and those beside it, and is judged at once, as in ASHA's stopping variant
-(Li et al., arXiv 1810.05934, section 3): no trial waits for later ones, so a study can be extended.
+Trials that are asked for together are halved among themselves where there are at least `reduction` of them. Fewer are
+compared with all trials before them, too, and judged at once, as in ASHA's stopping variant (Li et al., arXiv
+1810.05934, section 3). Either way no trial waits for later ones, so a study can be extended.
 
 Each rung is a run of its own that begins anew. It has its own schedule of the learning rate from beginning to end, it
 is an ordinary run with an ordinary record, and a strategy need not be able to stop in between; the price is that a
@@ -44,7 +45,7 @@ def rungs(pruning: Pruning | None, full: int) -> list[int]:
 
 
 def promoted(value: float, competing: Iterable[float], reduction: int, maximises: bool) -> bool:
-    """Whether a trial goes on: it is among the best one in `reduction` of all that were run so long, itself included.
+    """Whether a trial goes on: it is among the best one in `reduction` of those it competes with, itself included.
 
     With fewer than `reduction` of them, the best one goes on. Equal values are promoted alike.
     """

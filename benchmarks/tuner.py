@@ -77,7 +77,7 @@ class Tuner:
     def _ended(self, batch: Sequence[Trial]) -> dict[int, Outcome]:
         """Run a group on all rungs; how each of its trials ended."""
         definition = self.search.definition
-        before = [trial.outcome for trial in self._journal.trials() if trial.outcome]
+        before = self._rivals(batch[0].number)
         ended: dict[int, Outcome] = {}
         values: dict[int, dict[int, float]] = {trial.number: {} for trial in batch}
         going_on = list(batch)
@@ -100,6 +100,16 @@ class Tuner:
                     ended[number] = Outcome(state="pruned", values=values[number], runs=ids)
             going_on = [trial for trial in going_on if trial.number not in ended]
         return ended
+
+    def _rivals(self, number: int) -> list[Outcome]:
+        """The trials that have ended and that those of a trial's group are compared with.
+
+        A group that has room for it is halved by itself. Against all trials, a few good ones that were pruned early
+        could keep every later one from going on.
+        """
+        size = self.search.parallel
+        first = number // size * size if size >= self.search.definition.reduction else 0
+        return [trial.outcome for trial in self._journal.trials() if trial.outcome and trial.number >= first]
 
     def _runs(self, trials: Sequence[Trial], length: int, ended: dict[int, Outcome]) -> dict[int, list[str]]:
         """Have the runs of one rung made; their ids by trial. A trial that cannot run has ended."""

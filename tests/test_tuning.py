@@ -185,6 +185,21 @@ def test_a_group_is_halved_on_each_rung(folder: SweepFolder) -> None:
     assert epochs_saved(study) == "pruning: 24 epochs trained instead of 32, 8 saved"
 
 
+def test_each_group_that_has_room_for_it_is_halved_by_itself(folder: SweepFolder) -> None:
+    """However good the first trials were: a pruned one of theirs cannot keep later ones from going on."""
+
+    class Worse(Maker):
+        def make(self, run: Any) -> None:
+            value = 1 / (1 + self.made.total())
+            self.made[run.config.run_id] += 1
+            evaluation = Evaluation(after_steps=5, time_s=1.0, samples=9, accuracy=value, loss=1.0)
+            leave_record(self.folder, run, "ok", evaluation=[evaluation])
+
+    study = searched(a_search(trials=11, parallel=4, pruning=PRUNING), folder, Worse(folder))
+    groups = [states(study)[:4], states(study)[4:8], states(study)[8:]]
+    assert [group.count("complete") for group in groups] == [1, 1, 1]
+
+
 def test_a_trial_is_judged_against_all_before_it(folder: SweepFolder) -> None:
     study = searched(a_search(trials=12, pruning=PRUNING), folder)
     for trial in study.trials:
@@ -239,18 +254,20 @@ def test_the_sampler_keeps_away_from_settings_that_diverge(folder: SweepFolder) 
 
 
 def test_a_setting_that_cannot_run_is_shown_and_the_search_goes_on(folder: SweepFolder) -> None:
-    halves = {"optimizer.momentum": {"choices": [0.0, 0.9]}, "optimizer.nesterov": {"choices": [True, False]}}
+    halves = {"optimizer.momentum": {"choices": [0.0, 0.9]}, "optimizer": {"choices": ["sgd", "sgd_nesterov"]}}
     space = {"optimizer.lr": LR, **halves}
     study = searched(a_search(space=space, trials=12, sampler="random"), folder)
     impossible = [
-        trial for trial in study.trials if trial.params["optimizer.nesterov"] and not trial.params["optimizer.momentum"]
+        trial
+        for trial in study.trials
+        if trial.params["optimizer"] == "sgd_nesterov" and not trial.params["optimizer.momentum"]
     ]
     assert impossible
     assert [trial for trial in study.trials if trial.value is None] == impossible
     reasons = {trial.outcome.reason for trial in impossible if trial.outcome}
     [reason] = reasons
     assert reason is not None
-    assert reason.endswith("Nesterov's look-ahead is made of momentum")
+    assert "Nesterov's look-ahead is made of momentum" in reason
 
 
 def test_cancelled_runs_stop_the_search_and_are_made_by_the_next_command(folder: SweepFolder) -> None:
@@ -411,7 +428,7 @@ def test_reading_a_study_writes_nothing(folder: SweepFolder) -> None:
         ),
         (
             {"space": {"optimizer.beta1": LR}},
-            r"^key of sweep.tune.space=optimizer.beta1: not known.*allowed: optimizer.lr, ",
+            r"^key of sweep.tune.space=optimizer.beta1: not known.*allowed: .*optimizer.lr, ",
         ),
         ({"space": {"wrkers": {"choices": [1, 2]}}}, r"^key of sweep.tune.space=wrkers: not known; allowed: "),
         ({"space": {"chanels_last": {"choices": [True, False]}}}, r"did you mean channels_last"),
@@ -448,8 +465,8 @@ def test_reading_a_study_writes_nothing(folder: SweepFolder) -> None:
         ({"space": {"optimizer.lr": {"choices": [0.1, 0.2], "log": True}}}, r"has choices, and log of a range"),
         ({"space": {"optimizer.lr": {"choices": [0.1, "big"]}}}, r"^optimizer.lr=big: must be a number"),
         (
-            {"space": {"optimizer.nesterov": {"low": 0, "high": 1}}},
-            r"^sweep.tune.space.optimizer.nesterov: has no numbers",
+            {"space": {"channels_last": {"low": 0, "high": 1}}},
+            r"^sweep.tune.space.channels_last: has no numbers",
         ),
         ({"space": {"optimizer": {"low": 0, "high": 1}}}, r"^sweep.tune.space.optimizer: has no numbers"),
         (
@@ -504,14 +521,14 @@ def test_an_axis_of_several_values_is_told_where_it_belongs() -> None:
 def test_the_command_line_fixes_keys_and_adds_choices_and_ranges() -> None:
     axes = {
         "optimizer.lr": 0.1,
-        "optimizer.nesterov": [True, False],
+        "channels_last": [True, False],
         "optimizer.weight_decay": Interval(low=1e-5, high=1e-2, log=True),
         "batch_per_worker": "8..32x2",
         "workers": 1,
     }
     search = a_search(axes=axes)
     space = {dimension.key: dimension for dimension in search.definition.space}
-    assert sorted(space) == ["batch_per_worker", "optimizer.momentum", "optimizer.nesterov", "optimizer.weight_decay"]
+    assert sorted(space) == ["batch_per_worker", "channels_last", "optimizer.momentum", "optimizer.weight_decay"]
     assert space["batch_per_worker"].choices == [8, 16, 32]
     assert (space["optimizer.weight_decay"].log, space["optimizer.weight_decay"].high) == (True, 1e-2)
     assert search.definition.base["optimizer.lr"] == 0.1

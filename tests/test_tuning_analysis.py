@@ -28,7 +28,11 @@ from tests.slurm_cases import leave_record
 from tests.tuning_cases import LR, MOMENTUM, Maker, a_folder, a_search, accuracy, searched
 
 FIGURE = [{"kind": "history", "title": "search"}]
-SPACE = {"optimizer.lr": LR, "optimizer.momentum": MOMENTUM, "optimizer.nesterov": {"choices": [True, False]}}
+SPACE = {
+    "optimizer.lr": LR,
+    "optimizer.momentum": MOMENTUM,
+    "optimizer.implementation": {"choices": ["loop", "foreach"]},
+}
 
 
 class Recorded(Maker):
@@ -59,12 +63,12 @@ def a_trial(number: int, value: float | None, **params: Any) -> Trial:
 
 def test_distance_is_that_of_the_space_as_it_was_searched() -> None:
     definition = a_search(space=SPACE).definition
-    corner = a_trial(0, 1.0, lr=1e-4, momentum=0.0, nesterov=True)
+    corner = a_trial(0, 1.0, lr=1e-4, momentum=0.0, implementation="loop")
     assert distance(corner, corner, definition) == 0
-    assert distance(corner, a_trial(1, 1.0, lr=1.0, momentum=0.99, nesterov=False), definition) == 1
-    decade = a_trial(1, 1.0, lr=1e-3, momentum=0.0, nesterov=True)
+    assert distance(corner, a_trial(1, 1.0, lr=1.0, momentum=0.99, implementation="foreach"), definition) == 1
+    decade = a_trial(1, 1.0, lr=1e-3, momentum=0.0, implementation="loop")
     assert distance(corner, decade, definition) == pytest.approx(0.25 / math.sqrt(3))
-    without = Trial(number=1, params={"optimizer.lr": 1e-4, "optimizer.nesterov": True}, outcome=None)
+    without = Trial(number=1, params={"optimizer.lr": 1e-4, "optimizer.implementation": "loop"}, outcome=None)
     assert distance(corner, without, definition) == pytest.approx(1 / math.sqrt(3))
 
 
