@@ -137,4 +137,4 @@ def test_data_that_are_no_images_are_refused(
     for name in ("pictures", "else"):
         assert make_run(data=name, augmentation="crop_flip").data.name == name
     with pytest.raises(ImpossibleRunError, match=r"augmentation=crop_flip needs data.kind in \[None, 'images'\]: .*"):
-        make_run(data="words", augmentation="crop_flip")
+        make_run(data="words", workload="text_transformer", augmentation="crop_flip")

@@ -209,7 +209,7 @@ def test_warm_up_does_not_move_the_rate(make_run: MakeRun) -> None:
     run = make_run(strategy="single", steps=5, warmup_steps=3, lr_schedule="one_cycle")
     trainer, loader = trainer_of(run)
     trainer.warm_up(loader)
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.04)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.02 * 0.04)
     assert trainer.rates.facts() == {}
 
 

@@ -514,7 +514,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"strategy": "pipeline", "workers": 2}, "layers that a worker holds whole"),
     ({"strategy": "parameter_server"}, "layers that a worker holds whole"),
     ({"strategy": "zero1", "workers": 2}, "each number must be updated by itself"),
-    ({"strategy": "single", "compile": True}, "does not see"),
+    ({"strategy": "single", "compile": "default"}, "does not see"),
     ({"strategy": "single", "optimizer.damping": 0.0}, "has no inverse"),
     ({"strategy": "single", "optimizer.fisher": "empirical"}, "these are the estimates there are"),
 ]
