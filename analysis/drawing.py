@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby, zip_longest
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from analysis.columns import clean_long, number
 from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries, Study
 from analysis.style import COLOURS, GREY, LINES, MARKERS, figure_files, plain_text
 
@@ -14,10 +17,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL_WIDTH_IN = 3.6
-_LINES_HEIGHT_IN = 3.1
+_LINES_HEIGHT_IN = 2.9
 _BAR_HEIGHT_IN = 0.24
+_ROW_PT = 10.5
+"""Of a legend or of notes."""
+_BELOW_AXES_PT = 32.0
+"""Room for ticks and the axis' label; what else is said comes below."""
+_MOST_IN_ROW = 4
 _MOST_SERIES = 12
 _MOST_BARS = 40
+_MOST_MISSING = 5
+_REMARK_LENGTH = 72
+_SHORT_LABEL = 20
+"""Labels up to this length stand in two columns."""
 
 
 def study_figure(study: Study) -> dict[str, bytes]:
@@ -29,38 +41,75 @@ def study_figure(study: Study) -> dict[str, bytes]:
 def _draw(panels: Sequence[Panel]) -> Figure:
     from matplotlib.figure import Figure
 
-    columns = 1 if len(panels) == 1 else 2 if len(panels) in (2, 4) else 3
-    lines = [panels[first : first + columns] for first in range(0, len(panels), columns)]
-    heights = [max(map(_height_in, line)) for line in lines]
-    width = _PANEL_WIDTH_IN * columns * (1.25 if columns == 1 else 1.0)
+    rows = _rows(panels)
+    heights = [max(map(_height_in, row)) for row in rows]
+    columns = max(map(len, rows))
+    width = _PANEL_WIDTH_IN * (1.25 if columns == 1 else columns)
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(len(lines), columns, height_ratios=heights)
-    for row, line in enumerate(lines):
-        for column, panel in enumerate(line):
-            axes = figure.add_subplot(grid[row, column])
+    figure.get_layout_engine().set(wspace=0.05, h_pad=0.06)  # type: ignore[union-attr, call-arg]
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
+    for (part,), row in zip(parts, rows, strict=True):
+        for axes, panel in zip_longest(part.subplots(1, columns, squeeze=False)[0], row):
+            if panel is None:
+                axes.set_axis_off()
+                continue
             _MARKS[panel.mark](axes, panel)
-            axes.set_title(plain_text(panel.title, 60))
+            axes.set_title(_title(panel))
             _say(axes, panel)
     return figure
 
 
+def _rows(panels: Sequence[Panel]) -> list[list[Panel]]:
+    """The panels of an entry that has several begin a row; entries of one panel share rows."""
+    entries = [list(group) for _, group in groupby(panels, key=lambda panel: panel.entry)]
+    rows: list[list[Panel]] = []
+    for alone, several in groupby(entries, key=lambda entry: len(entry) == 1):
+        for group in [[panel for (panel,) in several]] if alone else several:
+            at_most = 3 if alone else _MOST_IN_ROW
+            in_row = math.ceil(len(group) / math.ceil(len(group) / at_most))
+            rows += [group[first : first + in_row] for first in range(0, len(group), in_row)]
+    return rows
+
+
 def _height_in(panel: Panel) -> float:
-    words = 0.13 * (len(panel.notes) + len(panel.missing))
+    below = _ROW_PT * (_legend_rows(panel) + len(_remarks(panel))) / 72
     if panel.mark in ("bars", "stack"):
-        return (
-            0.9 + words + _BAR_HEIGHT_IN * max(3, min(_MOST_BARS, len(_categories(panel)))) + 0.12 * _legend_rows(panel)
-        )
-    return _LINES_HEIGHT_IN + words + 0.13 * _legend_rows(panel)
+        bar = _BAR_HEIGHT_IN * (1.25 if any(point.y_over for one in panel.series for point in one.points) else 1.0)
+        return 0.9 + below + bar * max(3, min(_MOST_BARS, len(_categories(panel))))
+    return _LINES_HEIGHT_IN + below
+
+
+def _title(panel: Panel) -> str:
+    """With the number of repeats, where it is the same for all points."""
+    numbers = _repeats(panel)
+    return plain_text(panel.title, 48) + (f" (n={numbers[0]})" if len(numbers) == 1 else "")
+
+
+def _repeats(panel: Panel) -> list[int]:
+    return sorted({point.n for series in panel.series for point in series.points})
 
 
 def _legend_rows(panel: Panel) -> int:
     shown = len(panel.series[:_MOST_SERIES])
-    return 0 if shown < 2 else math.ceil(shown / _legend_columns(panel))
+    return (
+        0
+        if shown < 2 or panel.mark == "scatter"
+        else math.ceil(shown / _legend_columns(panel)) + (len(panel.series) > shown)
+    )
 
 
 def _legend_columns(panel: Panel) -> int:
-    longest = max(len(series.label) for series in panel.series[:_MOST_SERIES])
-    return 2 if longest < 24 else 1
+    longest = max(len(_series_text(series, panel)) for series in panel.series[:_MOST_SERIES])
+    return 2 if longest <= _SHORT_LABEL else 1
+
+
+def _series_text(series: PanelSeries, panel: Panel) -> str:
+    """With the number of repeats, where it is not the same for all of the panel."""
+    numbers = sorted({point.n for point in series.points})
+    if len(_repeats(panel)) == 1 or not numbers or panel.mark == "stack":
+        return plain_text(series.label, 52)
+    n = f"n={numbers[0]}" if len(numbers) == 1 else f"n={numbers[0]}..{numbers[-1]}"
+    return plain_text(series.label, 44) + f" ({n})"
 
 
 def _categories(panel: Panel) -> list[str]:
@@ -68,45 +117,47 @@ def _categories(panel: Panel) -> list[str]:
 
 
 def _bars(axes: Axes, panel: Panel) -> None:
-    """Lying bars, the first on top, each with its value; beside it the ratio to the base."""
+    """Lying bars, the first on top, each with its interval; beside them the values and the ratios to the base."""
     names = _categories(panel)[:_MOST_BARS]
-    for number, series in enumerate(panel.series):
+    for series in panel.series:
         for point in series.points:
             if str(point.x) not in names:
                 continue
             place = names.index(str(point.x))
-            axes.barh(place, point.y.value, height=0.62, color=COLOURS[number], alpha=0.75, lw=0)
+            axes.barh(place, point.y.value, height=0.62, color=COLOURS[0], alpha=0.75, lw=0)
             axes.errorbar(
                 point.y.value, place, xerr=_reach(point.y), fmt="none", ecolor="0.15", elinewidth=0.9, capsize=2
             )
             axes.annotate(
-                f"{point.y.value:.3g}{_over(point)}", (max(point.y.high, point.y.value, 0.0), place), xytext=(4, 0),
-                textcoords="offset points", va="center", fontsize=7,
+                _value_text(point, several=len(_repeats(panel)) > 1), (1, place), xycoords=axes.get_yaxis_transform(),
+                xytext=(4, 0), textcoords="offset points", va="center", fontsize=6.5, linespacing=1.0,
+                annotation_clip=False,
             )  # fmt: skip
     _category_axis(axes, names)
     axes.set_xlabel(panel.y_label)
-    axes.margins(x=0.32)
+    axes.margins(x=0.05)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
 
 
-def _over(point: PanelPoint) -> str:
-    ratio = point.y_over
-    return f"  ({ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}])" if ratio else ""
+def _value_text(point: PanelPoint, *, several: bool) -> str:
+    """The value, where they differ the number of repeats, and below it the ratio to the base; right of the frame."""
+    ratio = f"\n{point.y_over.value:.2f}x [{point.y_over.low:.2f}, {point.y_over.high:.2f}]" if point.y_over else ""
+    return number(point.y.value) + (f" (n={point.n})" if several else "") + ratio
 
 
 def _stack(axes: Axes, panel: Panel) -> None:
-    """Lying bars made of parts; an interval at the end of each part."""
+    """Lying bars made of parts; an interval at the end of each part. A negative part, which is noise, is not drawn."""
     names = _categories(panel)[:_MOST_BARS]
     ends = dict.fromkeys(names, 0.0)
-    for number, series in enumerate(panel.series):
-        label = plain_text(series.label, 48)
+    for index, series in enumerate(panel.series):
+        label = _series_text(series, panel)
         for point in series.points:
             if (name := str(point.x)) not in ends:
                 continue
             place, start = names.index(name), ends[name]
             axes.barh(
-                place, point.y.value, left=start, height=0.62, color=COLOURS[number], lw=0.4, edgecolor="white",
-                label=label,
+                place, max(0.0, point.y.value), left=start, height=0.62, color=COLOURS[index % len(COLOURS)], lw=0.4,
+                edgecolor="white", label=label,
             )  # fmt: skip
             ends[name] = start + point.y.value
             axes.errorbar(
@@ -122,6 +173,7 @@ def _stack(axes: Axes, panel: Panel) -> None:
 def _category_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [plain_text(name, 44) for name in names])
     axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(visible=True, axis="x", lw=0.4, color="0.9")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
@@ -129,11 +181,11 @@ def _category_axis(axes: Axes, names: Sequence[str]) -> None:
 
 def _lines(axes: Axes, panel: Panel) -> None:
     """Lines with their intervals, as bars at each point where there are few, else as bands."""
-    for number, series in enumerate(panel.series[:_MOST_SERIES]):
-        colour, style = COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
+    for index, series in enumerate(panel.series[:_MOST_SERIES]):
+        colour, style = COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
         xs = [float(point.x) for point in series.points]
-        marker = MARKERS[number % len(MARKERS)] if len(xs) <= 15 else ""
-        label = plain_text(f"{series.label} ({_n(series)})", 52)
+        marker = MARKERS[index % len(MARKERS)] if len(xs) <= 15 else ""
+        label = _series_text(series, panel)
         axes.plot(
             xs, [p.y.value for p in series.points], color=colour, ls=style, lw=1.1, marker=marker, ms=4, label=label
         )
@@ -156,13 +208,13 @@ def _lines(axes: Axes, panel: Panel) -> None:
 
 def _scatter(axes: Axes, panel: Panel) -> None:
     """A point for each cell with its name; those on the front are filled and joined by steps."""
-    for number, series in enumerate(panel.series):
-        colour = COLOURS[number % len(COLOURS)]
+    for index, series in enumerate(panel.series):
+        colour = COLOURS[index % len(COLOURS)]
         for point in series.points:
             across = [[side] for side in _sides(point.x_interval)] if point.x_interval else None
             axes.errorbar(
                 float(point.x), point.y.value, xerr=across, yerr=[[side] for side in _sides(point.y)],
-                marker=MARKERS[number % len(MARKERS)], color=colour, mfc=colour if point.on_front else "white", ms=5,
+                marker=MARKERS[index % len(MARKERS)], color=colour, mfc=colour if point.on_front else "white", ms=5,
                 elinewidth=0.8, capsize=2, ls="",
             )  # fmt: skip
             axes.annotate(
@@ -185,42 +237,58 @@ def _plain_axes(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=True, lw=0.4, color="0.9")
     axes.set_axisbelow(True)
-    if panel.log_x:
-        from matplotlib.ticker import FuncFormatter
+    xs = sorted({float(point.x) for series in panel.series for point in series.points})
+    if panel.mark == "line" and (panel.log_x or all(x == int(x) for x in xs)):
+        from matplotlib.ticker import NullLocator
 
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xticks(kept := _spaced(xs, logarithmic=panel.log_x), [f"{x:g}" for x in kept])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _spaced(values: Sequence[float], *, logarithmic: bool) -> list[float]:
+    """The values, less those whose labels would touch the one before."""
+    at = [math.log2(value) if logarithmic else value for value in values]
+    kept = [0]
+    for index in range(1, len(values)):
+        wide = max(0.05, 0.016 * len(f"{values[index]:g}"))
+        if at[index] - at[kept[-1]] >= wide * (at[-1] - at[0]):
+            kept.append(index)
+    return [values[index] for index in kept]
 
 
 def _legend(axes: Axes, panel: Panel) -> None:
+    """Below the axis' label, at a distance in points: panels differ in height."""
     if len(panel.series) < 2:
         return
+    from matplotlib.transforms import offset_copy
+
     left_out = len(panel.series) - _MOST_SERIES
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=_legend_columns(panel), frameon=False, handlelength=3.0,
-        columnspacing=1.2, title=f"{left_out} more in the table" if left_out > 0 else None, title_fontsize=7,
+        loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=_legend_columns(panel), frameon=False, handlelength=3.0,
+        columnspacing=1.2, borderaxespad=0.0, labelspacing=0.25,
+        bbox_transform=offset_copy(axes.transAxes, axes.get_figure(root=True), y=-_BELOW_AXES_PT, units="points"),
+        title=f"and {left_out} more, in the table only" if left_out > 0 else None, title_fontsize=7,
     )  # fmt: skip
 
 
+def _remarks(panel: Panel) -> list[str]:
+    """The panel's notes, what has no number, and what is left out."""
+    lines = [*panel.notes, *(f"no number: {line}" for line in panel.missing[:_MOST_MISSING])]
+    if len(panel.missing) > _MOST_MISSING:
+        lines.append(f"and {len(panel.missing) - _MOST_MISSING} more without a number")
+    if panel.mark in ("bars", "stack") and (left_out := len(_categories(panel)) - _MOST_BARS) > 0:
+        lines.append(f"and {left_out} more, in the table only")
+    return [plain_text(part, _REMARK_LENGTH) for line in lines for part in wrap(clean_long(line), _REMARK_LENGTH)[:2]]
+
+
 def _say(axes: Axes, panel: Panel) -> None:
-    """The panel's notes and what has no number, below it."""
-    lines = [plain_text(line, 110) for line in panel.notes]
-    lines += [plain_text(f"no number: {line}", 110) for line in panel.missing]
-    if not lines:
-        return
-    legend = 0.13 * _legend_rows(panel)
-    below = (0.42 + legend) / (axes.get_position().height * _height_of(axes))
-    axes.text(0.0, -below - 0.04, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=6.5, color="0.25")
-
-
-def _height_of(axes: Axes) -> float:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return float(figure.get_figheight())
-
-
-def _n(series: PanelSeries) -> str:
-    numbers = sorted({point.n for point in series.points})
-    return f"n={numbers[0]}" if len(numbers) == 1 else f"n={numbers[0]}..{numbers[-1]}"
+    """The remarks, below the legend."""
+    if lines := _remarks(panel):
+        below = _BELOW_AXES_PT + _ROW_PT * _legend_rows(panel) + 4
+        axes.annotate(
+            "\n".join(lines), (0, 0), xycoords="axes fraction", xytext=(0, -below), textcoords="offset points",
+            va="top", fontsize=6.5, color="0.25", annotation_clip=False,
+        )  # fmt: skip
 
 
 def _reach(value: Estimate) -> Any:

@@ -39,6 +39,9 @@ def _follows(key: str, others: Sequence[str], configs: Sequence[Mapping[str, Opt
 def label(config: Mapping[str, Option], keys: Sequence[str]) -> str:
     """A cell's values of these keys as words: `ddp, 2 workers, hook=fp16`."""
     words = [_word(key, config.get(key)) for key in keys if config.get(key) is not None]
+    slowed = [key for key in keys if key.startswith(f"{_SLOWDOWN}.")]
+    if slowed and all(config.get(key) is None for key in slowed):
+        words.append("none slowed")
     return ", ".join(words) or "all"
 
 

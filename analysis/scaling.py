@@ -98,7 +98,8 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
         from analysis.drawing import study_figure
         from analysis.plots import figures
 
-        files |= figures(report) if report.study is None else study_figure(report.study)
+        files |= study_figure(report.study) if report.study else {}
+        files |= figures(report) if report.study is None or report.study.with_scaling else {}
     shown = [name for name in files if name.endswith(".png")]
     files |= {
         "scaling.md": tables.markdown(report, shown).encode(),

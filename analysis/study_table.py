@@ -16,7 +16,7 @@ def study_table(report: Report) -> TextTable | None:
             *map(Entry, row.label),
             Entry(str(row.n)),
             *(estimated(row.values[name]) for name in study.measures),
-            Entry(clean(row.status)),
+            Entry(clean(f"{row.status}: {row.reason}" if row.reason else row.status)),
         ]
         for row in study.rows
     ]
@@ -26,8 +26,14 @@ def study_table(report: Report) -> TextTable | None:
         title=clean_long(report.question) or "The study",
         header=[*map(clean, study.label_keys), "n", *study.measures.values(), "status"],
         rows=rows,
+        failures=[f"{clean(', '.join(row.label))}: {clean(row.reason)}" if row.reason else "" for row in study.rows],
         notes=[
-            *map(clean, notes),
+            *map(clean_long, notes),
+            *(
+                ["Memory is the device's on GPUs; on CPUs it is the process's, with some hundred MB of program code."]
+                if "peak_memory_mb" in study.measures
+                else []
+            ),
             "n: repeats. Medians over repeats; [ ]: 95 % interval by bootstrap over repeats, and over steps for times.",
         ],
     )

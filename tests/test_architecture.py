@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
-CORE = {"config", "variants", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
+CORE = {"config", "variants", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"} | {"sweep_files"}
 COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
