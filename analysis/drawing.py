@@ -27,7 +27,10 @@ _MOST_IN_ROW = 4
 _MOST_SERIES = 12
 _MOST_BARS = 40
 _MOST_MISSING = 5
-_REMARK_LENGTH = 72
+_REMARK_LENGTH = 60
+_LONG_NAME = 20
+"""Of a category: longer ones make the panel wider."""
+_LONGEST_NAME = 44
 _SHORT_LABEL = 20
 """Labels up to this length stand in two columns."""
 
@@ -44,7 +47,7 @@ def _draw(panels: Sequence[Panel]) -> Figure:
     rows = _rows(panels)
     heights = [max(map(_height_in, row)) for row in rows]
     columns = max(map(len, rows))
-    width = _PANEL_WIDTH_IN * (1.25 if columns == 1 else columns)
+    width = columns * max(map(_width_in, panels)) * (1.25 if columns == 1 else 1.0)
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     figure.get_layout_engine().set(wspace=0.05, h_pad=0.06)  # type: ignore[union-attr, call-arg]
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
@@ -69,6 +72,11 @@ def _rows(panels: Sequence[Panel]) -> list[list[Panel]]:
             in_row = math.ceil(len(group) / math.ceil(len(group) / at_most))
             rows += [group[first : first + in_row] for first in range(0, len(group), in_row)]
     return rows
+
+
+def _width_in(panel: Panel) -> float:
+    longest = max((len(plain_text(name, _LONGEST_NAME)) for name in _categories(panel)), default=0)
+    return _PANEL_WIDTH_IN + 0.05 * max(0, longest - _LONG_NAME) * (panel.mark in ("bars", "stack"))
 
 
 def _height_in(panel: Panel) -> float:
@@ -171,7 +179,7 @@ def _stack(axes: Axes, panel: Panel) -> None:
 
 
 def _category_axis(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [plain_text(name, 44) for name in names])
+    axes.set_yticks(range(len(names)), [plain_text(name, _LONGEST_NAME) for name in names])
     axes.invert_yaxis()
     axes.locator_params(axis="x", nbins=5)
     axes.grid(visible=True, axis="x", lw=0.4, color="0.9")
@@ -263,9 +271,11 @@ def _legend(axes: Axes, panel: Panel) -> None:
     from matplotlib.transforms import offset_copy
 
     left_out = len(panel.series) - _MOST_SERIES
+    # Below lying bars there is room on the left, under the names; below lines on both sides.
+    side, at = ("upper right", 1.0) if panel.mark == "stack" else ("upper center", 0.5)
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=_legend_columns(panel), frameon=False, handlelength=3.0,
-        columnspacing=1.2, borderaxespad=0.0, labelspacing=0.25,
+        loc=side, bbox_to_anchor=(at, 0.0), ncols=_legend_columns(panel), frameon=False, handlelength=3.0,
+        columnspacing=1.2, borderaxespad=0.0, borderpad=0.0, labelspacing=0.25,
         bbox_transform=offset_copy(axes.transAxes, axes.get_figure(root=True), y=-_BELOW_AXES_PT, units="points"),
         title=f"and {left_out} more, in the table only" if left_out > 0 else None, title_fontsize=7,
     )  # fmt: skip
@@ -285,9 +295,10 @@ def _say(axes: Axes, panel: Panel) -> None:
     """The remarks, below the legend."""
     if lines := _remarks(panel):
         below = _BELOW_AXES_PT + _ROW_PT * _legend_rows(panel) + 4
+        side, at = ("right", 1) if panel.mark in ("bars", "stack") else ("left", 0)
         axes.annotate(
-            "\n".join(lines), (0, 0), xycoords="axes fraction", xytext=(0, -below), textcoords="offset points",
-            va="top", fontsize=6.5, color="0.25", annotation_clip=False,
+            "\n".join(lines), (at, 0), xycoords="axes fraction", xytext=(0, -below), textcoords="offset points",
+            va="top", ha=side, multialignment="left", fontsize=6.5, color="0.25", annotation_clip=False,
         )  # fmt: skip
 
 
