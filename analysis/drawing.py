@@ -21,7 +21,7 @@ _LINES_HEIGHT_IN = 2.9
 _BAR_HEIGHT_IN = 0.24
 _ROW_PT = 10.5
 """Of a legend or of notes."""
-_BELOW_AXES_PT = 32.0
+_BELOW_AXES_PT = 35.0
 """Room for ticks and the axis' label; what else is said comes below."""
 _MOST_IN_ROW = 4
 _MOST_SERIES = 12
@@ -245,12 +245,25 @@ def _plain_axes(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=True, lw=0.4, color="0.9")
     axes.set_axisbelow(True)
+    if panel.log_y:
+        _plain_log_axis(axes)
     xs = sorted({float(point.x) for series in panel.series for point in series.points})
     if panel.mark == "line" and (panel.log_x or all(x == int(x) for x in xs)):
         from matplotlib.ticker import NullLocator
 
         axes.set_xticks(kept := _spaced(xs, logarithmic=panel.log_x), [f"{x:g}" for x in kept])
         axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _plain_log_axis(axes: Axes) -> None:
+    """Plain numbers at the y axis, as many as there is room for."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 30 * low else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _spaced(values: Sequence[float], *, logarithmic: bool) -> list[float]:

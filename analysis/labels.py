@@ -45,8 +45,15 @@ def label(config: Mapping[str, Option], keys: Sequence[str]) -> str:
     return ", ".join(words) or "all"
 
 
+def plain_value(value: Option) -> str:
+    """A setting's value as the sweep's file has it; a dash where a cell has no such setting."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "-" if value is None else clean(value)
+
+
 def _word(key: str, value: Option) -> str:
-    shown = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
+    shown = plain_value(value)
     group, _, option = key.rpartition(".")
     if key in VARIANT_AXES:
         return clean(shown)

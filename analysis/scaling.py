@@ -75,7 +75,8 @@ def _print_json(value: object) -> None:
 def _print_tables(report: Report, paths: Sequence[Path]) -> None:
     from rich.console import Console
 
-    from analysis.tables import TERMINAL_WIDTH, print_report
+    from analysis.columns import TERMINAL_WIDTH
+    from analysis.tables import print_report
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
     print_report(report, console)

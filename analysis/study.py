@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.labels import label, telling
+from analysis.labels import label, plain_value, telling
 from analysis.load import Cell
 from analysis.measures import MEASURES, estimate_of
 from analysis.panels import SCALING, SHARED, Subject, check_types, make_panel, measures_of
@@ -111,7 +111,7 @@ def _row(cell: Cell, keys: Sequence[str], names: Sequence[str]) -> StudyRow:
     reasons = Counter(run.reason for run in cell.runs if not run.measured and run.reason)
     return StudyRow(
         cell_id=cell.cell_id,
-        label=[label(cell.config, [key]) if cell.config.get(key) is not None else "-" for key in keys],
+        label=[plain_value(cell.config.get(key)) for key in keys],
         n=len(cell.measured()),
         status=cell.state(),
         reason=reasons.most_common(1)[0][0] if reasons else None,
