@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby, zip_longest
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.columns import clean_long, number
 from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries, Study
@@ -285,9 +285,10 @@ def _legend(axes: Axes, panel: Panel) -> None:
 
     left_out = len(panel.series) - _MOST_SERIES
     # Below lying bars there is room on the left, under the names; below lines on both sides.
-    side, at = ("upper right", 1.0) if panel.mark == "stack" else ("upper center", 0.5)
+    loc: Literal["upper right", "upper center"] = "upper right" if panel.mark == "stack" else "upper center"
+    at = 1.0 if panel.mark == "stack" else 0.5
     axes.legend(
-        loc=side, bbox_to_anchor=(at, 0.0), ncols=_legend_columns(panel), frameon=False, handlelength=3.0,
+        loc=loc, bbox_to_anchor=(at, 0.0), ncols=_legend_columns(panel), frameon=False, handlelength=3.0,
         columnspacing=1.2, borderaxespad=0.0, borderpad=0.0, labelspacing=0.25,
         bbox_transform=offset_copy(axes.transAxes, axes.get_figure(root=True), y=-_BELOW_AXES_PT, units="points"),
         title=f"and {left_out} more, in the table only" if left_out > 0 else None, title_fontsize=7,

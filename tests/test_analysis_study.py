@@ -27,7 +27,7 @@ from benchmarks.errors import ConfigError
 from benchmarks.record import Communication, Evaluation, Memory, Record, Span
 from tests import synthetic
 
-EPOCHS = {"steps": None, "epochs": 2}
+EPOCHS: dict[str, Any] = {"steps": None, "epochs": 2}
 
 # Two epochs of two steps of 32 samples on two workers; rank 1 has a larger part in the second epoch.
 SPANS = [
@@ -142,7 +142,7 @@ def test_what_a_run_does_not_know_is_no_number(tmp_path: Path) -> None:
 def test_curves_follow_epochs_samples_and_time(tmp_path: Path) -> None:
     cells = loaded(tmp_path, two_epochs())
 
-    def points(**options: str) -> list[tuple[float | str, float]]:
+    def points(**options: str) -> list[Any]:
         (series,) = make_panel(Subject(cells=cells, title=""), {"kind": "curves", **options}).series
         return [(point.x, point.y.value) for point in series.points]
 
@@ -517,7 +517,7 @@ def test_nothing_beside_a_panel_touches_anything_else(report: Report, tmp_path: 
     drawn: list[Figure] = []
     figure_files({"study": lambda: drawn.append(drawing._draw(panels)) or drawn[0]})  # type: ignore[func-returns-value]
     (figure,) = drawn
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     all_axes = [axes for axes in figure.axes if axes.axison]
     assert len(all_axes) == 5
