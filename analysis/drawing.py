@@ -27,6 +27,8 @@ _MOST_IN_ROW = 4
 _MOST_SERIES = 12
 _MOST_BARS = 40
 _MOST_MISSING = 5
+_FEW_POINTS = 15
+"""Up to here each has its marker, and whole numbers their ticks."""
 _REMARK_LENGTH = 60
 _LONG_NAME = 20
 """Of a category: longer ones make the panel wider."""
@@ -192,12 +194,12 @@ def _lines(axes: Axes, panel: Panel) -> None:
     for index, series in enumerate(panel.series[:_MOST_SERIES]):
         colour, style = COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
         xs = [float(point.x) for point in series.points]
-        marker = MARKERS[index % len(MARKERS)] if len(xs) <= 15 else ""
+        marker = MARKERS[index % len(MARKERS)] if len(xs) <= _FEW_POINTS else ""
         label = _series_text(series, panel)
         axes.plot(
             xs, [p.y.value for p in series.points], color=colour, ls=style, lw=1.1, marker=marker, ms=4, label=label
         )
-        if len(xs) <= 15:
+        if len(xs) <= _FEW_POINTS:
             reach = [list(side) for side in zip(*(_sides(point.y) for point in series.points), strict=True)]
             axes.errorbar(
                 xs, [p.y.value for p in series.points], yerr=reach, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2
@@ -248,7 +250,7 @@ def _plain_axes(axes: Axes, panel: Panel) -> None:
     if panel.log_y:
         _plain_log_axis(axes)
     xs = sorted({float(point.x) for series in panel.series for point in series.points})
-    if panel.mark == "line" and (panel.log_x or all(x == int(x) for x in xs)):
+    if panel.mark == "line" and (panel.log_x or (len(xs) <= _FEW_POINTS and all(x == int(x) for x in xs))):
         from matplotlib.ticker import NullLocator
 
         axes.set_xticks(kept := _spaced(xs, logarithmic=panel.log_x), [f"{x:g}" for x in kept])
@@ -271,7 +273,7 @@ def _spaced(values: Sequence[float], *, logarithmic: bool) -> list[float]:
     at = [math.log2(value) if logarithmic else value for value in values]
     kept = [0]
     for index in range(1, len(values)):
-        wide = max(0.05, 0.016 * len(f"{values[index]:g}"))
+        wide = 0.02 + 0.026 * len(f"{values[index]:g}")  # of the axis, with digits of 7 points
         if at[index] - at[kept[-1]] >= wide * (at[-1] - at[0]):
             kept.append(index)
     return [values[index] for index in kept]
