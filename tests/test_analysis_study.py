@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,12 @@ def test_what_a_run_does_not_know_is_no_number(tmp_path: Path) -> None:
     (cell,) = loaded(tmp_path, synthetic.record(of, evaluation=[]))
     for name in ("epoch_time_s", "accuracy", "evaluation_s", "sync_wait_s", "exposed_comm_s", "compute_s", "sent_mb"):
         assert measures.estimate_of(cell, name) is None, name
+    record = two_epochs()
+    record.evaluation = record.evaluation[1:]  # not of all epochs: no mean over epochs, but a last one
+    (cell,) = loaded(tmp_path / "half", record)
+    assert measures.estimate_of(cell, "evaluation_s") is None
+    assert measures.estimate_of(cell, "epochs_to_converge") is None
+    assert measures.estimate_of(cell, "accuracy") == Estimate(value=0.8, low=0.8, high=0.8)
 
 
 def test_curves_follow_epochs_samples_and_time(tmp_path: Path) -> None:
@@ -153,6 +160,20 @@ def test_curves_follow_epochs_samples_and_time(tmp_path: Path) -> None:
     assert points(y="epoch_time_s") == [(1.0, 4.0), (2.0, 3.0)]
     assert points(y="batch") == [(1.0, 32.0), (2.0, 32.0)]
     assert points(y="data_wait_s") == [(1.0, pytest.approx(0.3)), (2.0, pytest.approx(0.7))]
+
+
+def test_the_batch_is_that_of_full_steps_and_ranks_have_their_share_of_it(tmp_path: Path) -> None:
+    """An epoch's last batch is smaller, and says nothing."""
+    of = synthetic.config(2, global_batch=32, **EPOCHS)
+    record = synthetic.epochs_record(of, [1.0, 1.0], steps_per_epoch=3, last_batch=8)
+    assert record.window
+    for span, by_rank in zip(record.window.spans, ([36, 36], [18, 54]), strict=True):
+        span.samples_by_rank = by_rank
+    cells = loaded(tmp_path, record)
+    (line,) = make_panel(Subject(cells=cells, title=""), {"kind": "curves", "y": "batch"}).series
+    assert [point.y.value for point in line.points] == [32.0, 32.0]
+    lines = make_panel(Subject(cells=cells, title=""), {"kind": "ranks", "y": "batch"}).series
+    assert [[point.y.value for point in line.points] for line in lines] == [[16.0, 8.0], [16.0, 24.0]]
 
 
 def test_losses_are_means_over_blocks_of_steps(tmp_path: Path) -> None:
@@ -224,6 +245,17 @@ def fake_cell(name: str, times_s: Sequence[float]) -> Cell:
         for r in records
     ]
     return Cell(cell_id=name, config={}, workers=1, global_batch=64, batch_per_worker=64, runs=runs)
+
+
+def test_a_cells_state_tells_what_is_missing_of_it() -> None:
+    cell = fake_cell("a", [1.0])
+    assert cell.state() == "ok"
+    cell.planned = {"a0", "a1", "a2"}
+    assert cell.state() == "ok, but 2 missing"
+    failed = [Run(run_id=f"a{n}", repeat=n, status="oom", reason=None, measured=None, origin={}) for n in (1, 2)]
+    assert replace(cell, runs=failed[:1]).state() == "1 oom, 2 missing"
+    assert replace(cell, runs=failed, planned={"a1", "a2"}).state() == "oom"
+    assert replace(cell, runs=[]).state() == "planned"
 
 
 def test_the_best_is_named_and_those_that_are_not_told_apart() -> None:

@@ -105,6 +105,19 @@ def test_a_tiny_study_leaves_its_figure_and_its_table(chain: Chain, name: str) -
     check_files(folder / "analysis", report)
 
 
+@pytest.mark.timeout(600)
+def test_a_size_has_a_folder_of_its_own_and_goes_on_where_it_ended(chain: Chain) -> None:
+    typed = ("benchmarks.run", "--multirun", "sweep=smoke", "size=tiny", f"results={chain.results}")
+    folder = chain.results / "local" / "smoke-tiny"
+    assert chain.run(*typed) == 0, chain.told()
+    first = {path: path.stat().st_mtime_ns for path in folder.glob("*/record.json")}
+    assert chain.run(*typed, "sweep.repeats=2") == 0, chain.told()
+    both = {path: path.stat().st_mtime_ns for path in folder.glob("*/record.json")}
+    assert len(both) == 2 * len(first) > 0  # what is typed counts more than the size's one repeat
+    assert first.items() <= both.items()  # and what was there is not run again
+    assert not (chain.results / "local" / "smoke").exists()
+
+
 def check_files(folder: Path, report: dict[str, Any]) -> None:
     """What the sweep's file promises is there, and says something."""
     study = report["study"]
