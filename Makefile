@@ -29,14 +29,17 @@ list: $(STAMP) ## all sweeps, with the question that each answers and what it co
 	@$(PYTHON) -m benchmarks.catalogue cluster=$(CLUSTER)
 
 study: $(STAMP) ## run a sweep to its end and name its figure and table; SIZE=tiny for a laptop
+	@$(PYTHON) -m analysis.study_check $(SWEEP)
 	@$(RUN) wait=true $(ARGS); code=$$?; [ $$code -le 1 ] || exit $$code; \
 	$(PYTHON) -m analysis.scaling $(FOLDER) && exit $$code
 
 sweep: $(STAMP) ## run a sweep, or what is missing of it, and show its tables; with CLUSTER=..., submit it to Slurm
+	@$(PYTHON) -m analysis.study_check $(SWEEP)
 	@$(RUN) $(ARGS); code=$$?; [ $$code -le 1 ] || exit $$code; \
 	[ -z "$(TABLES_FOLLOW)" ] || $(PYTHON) -m analysis.scaling --results $(RESULTS) && exit $$code
 
 plan: $(STAMP) ## show what a sweep would run, its cost and its job scripts, and run nothing
+	@$(PYTHON) -m analysis.study_check $(SWEEP)
 	@$(RUN) plan=true $(ARGS)
 
 status: $(STAMP) ## the live state of a sweep (the newest, or CLUSTER=... SWEEP=...); ARGS=--watch stays

@@ -10,6 +10,7 @@ from analysis.schema import Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
 from benchmarks.variants import Option
 
+TERMINAL_WIDTH = 100
 OVERSUBSCRIBED = "oversubscribed"
 _MARKS = "†‡§¶"
 _LONGEST_TEXT = 80

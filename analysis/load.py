@@ -7,6 +7,7 @@ bounded and time grows linearly with the number of records.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,22 @@ class Cell:
     """Profiled repeats, which are none of `runs`: they give no times."""
     place: float = math.inf
     """In the order of the sweep's file."""
+
+    def measured(self) -> list[Measured]:
+        """The numbers of the repeats that have them."""
+        return [run.measured for run in self.runs if run.measured]
+
+    def state(self) -> str:
+        """How its repeats ended, in a word or a few: `ok`, `oom`, `planned`, or `ok, but 1 oom, 2 missing`."""
+        ended = Counter(run.status for run in self.runs if not run.measured and run.status != "profiled")
+        others = [f"{n} {status}" for status, n in ended.items()]
+        missing = len(self.planned - {run.run_id for run in self.runs})
+        others += [f"{missing} missing"] * bool(missing)
+        if self.measured():
+            return f"ok, but {', '.join(others)}" if others else "ok"
+        if not self.runs:
+            return "planned"
+        return self.runs[0].status if len(others) == 1 else ", ".join(others)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -59,6 +59,19 @@ def _waiting_s(epoch: Epoch) -> float | None:
     return sum(waits) / len(waits) if waits else None
 
 
+_NEAR = 0.01
+"""Of accuracy, a fraction: what counts as the best that a run reaches."""
+
+
+def _epochs_to_converge(run: Measured) -> float | None:
+    """Epochs until the test accuracy is within `_NEAR` of the run's best; None where not every epoch was evaluated."""
+    reached = [epoch.evaluation.accuracy for epoch in run.course if epoch.evaluation]
+    if len(reached) < 2 or len(reached) < len(run.course):
+        return None
+    first = next(number for number, accuracy in enumerate(reached) if accuracy >= max(reached) - _NEAR)
+    return sum(epoch.epochs for epoch in run.course[: first + 1])
+
+
 MEASURES: dict[str, Measure] = {
     "step_time_s": Measure(label="time per step [s]", of=lambda run: run.step_time_s, better="low", timed=True),
     "epoch_time_s": Measure(label="time per epoch [s]", of=lambda run: run.epoch_time_s, better="low", timed=True),
@@ -122,6 +135,9 @@ MEASURES: dict[str, Measure] = {
     "loss": Measure(label="test loss [nats]", of=_last_evaluation("loss"), better="low"),
     "train_loss": Measure(
         label="training loss, last epoch [nats]", of=lambda run: run.course[-1].train_loss, better="low"
+    ),
+    "epochs_to_converge": Measure(
+        label=f"to within {_NEAR} of the run's best accuracy [epochs]", of=_epochs_to_converge, better="low"
     ),
     "server_busy": Measure(
         label="server busy [fraction of the time]", of=lambda run: run.server_busy_fraction, better="low"

@@ -241,7 +241,7 @@ def _show(result: Recommendation) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from analysis.tables import TERMINAL_WIDTH
+    from analysis.columns import TERMINAL_WIDTH
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
     console.print(Text(result.sentence, style="bold"))

@@ -75,7 +75,8 @@ def _print_json(value: object) -> None:
 def _print_tables(report: Report, paths: Sequence[Path]) -> None:
     from rich.console import Console
 
-    from analysis.tables import TERMINAL_WIDTH, print_report
+    from analysis.columns import TERMINAL_WIDTH
+    from analysis.tables import print_report
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
     print_report(report, console)
@@ -98,7 +99,8 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
         from analysis.drawing import study_figure
         from analysis.plots import figures
 
-        files |= figures(report) if report.study is None else study_figure(report.study)
+        files |= study_figure(report.study) if report.study else {}
+        files |= figures(report) if report.study is None or report.study.with_scaling else {}
     shown = [name for name in files if name.endswith(".png")]
     files |= {
         "scaling.md": tables.markdown(report, shown).encode(),

@@ -226,6 +226,7 @@ class Panel(msgspec.Struct, kw_only=True):
     missing: Annotated[list[str], Meta(description="Cells without a number, with their state.")] = []
     x_of_missing: Annotated[list[float], Meta(description="Where they are crossed out on the x axis.")] = []
     notes: Annotated[list[str], Meta(description="What the panel says, in words.")] = []
+    entry: Annotated[int, Meta(description="Which entry of the sweep's `figure` it is of, from 0.")] = 0
 
 
 class StudyRow(msgspec.Struct, kw_only=True):
@@ -233,8 +234,9 @@ class StudyRow(msgspec.Struct, kw_only=True):
 
     cell_id: str
     label: list[str]
-    n: int
-    status: str
+    n: Annotated[int, Meta(description="Repeats with a number.")]
+    status: Annotated[str, Meta(description="How the repeats ended: `ok`, `oom`, `planned`, `ok, but 1 oom`, ...")]
+    reason: Annotated[str | None, Meta(description="Why repeats failed, for people; the most frequent one.")]
     values: Annotated[dict[str, Estimate | None], Meta(description="By the name of the measure.")]
 
 
@@ -279,6 +281,7 @@ class Study(msgspec.Struct, kw_only=True):
     measures: Annotated[dict[str, str], Meta(description="Name of each measure to its label, with the unit.")]
     rows: list[StudyRow]
     panels: list[Panel]
+    with_scaling: Annotated[bool, Meta(description="The scaling figures belong to the answer, too.")] = False
 
 
 class ProfileRow(msgspec.Struct, kw_only=True):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from analysis.columns import (
+    TERMINAL_WIDTH,
     Entry,
     TextTable,
     cells_table,
@@ -31,7 +32,6 @@ from analysis.tuning import search_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-TERMINAL_WIDTH = 100
 _MOST_TERMINAL_ROWS = 60
 _TERMINAL_WIDTHS = {"workers": 7, "n": 7, "accuracy": 8, "straggler": 9, "global batch": 7}
 _LEFT = frozenset({"status", "settings", "reason"})

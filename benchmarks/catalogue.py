@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.composed import run_mapping
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.hydra_errors import HYDRA_ERRORS, one_line
-from benchmarks.sweep import FULL_SIZE, Sweep, at_size, plan, read_sweep
+from benchmarks.sweep import FULL_SIZE, Sweep, at_size, plan
+from benchmarks.sweep_files import sweep_named
 from benchmarks.tuning import read_search
-from benchmarks.variants import CONF_DIR, conf_folders, names_on
+from benchmarks.variants import CONF_DIR, names_on
 
 _WIDTH_OF_FILES = 120
 
@@ -42,15 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UserError.exit_code
     console.print(table)
     return 0
-
-
-def sweep_named(name: str) -> Sweep:
-    """A sweep as its file describes it. Raises ConfigError where the file is not sound."""
-    path = next(path for folder in conf_folders() if (path := folder / "sweep" / f"{name}.yaml").is_file())
-    try:
-        return read_sweep(msgspec.yaml.decode(path.read_bytes(), type=dict[str, Any]))
-    except (msgspec.MsgspecError, ConfigError) as error:
-        raise ConfigError(f"{Path(path)}: {str(error).splitlines()[0]}") from error
 
 
 def _base(overrides: list[str]) -> dict[str, Any]:

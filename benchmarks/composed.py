@@ -80,6 +80,8 @@ def quoted(value: object) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return f"[{','.join(quoted(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{quoted(item)}' for key, item in value.items())}}}"
     # Backslashes count only before a quotation mark: there they are doubled, elsewhere they stand for themselves.
     text = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value))
     return f"'{text}'"

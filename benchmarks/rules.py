@@ -45,6 +45,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max}
 class _KeysToLookups(ast.NodeTransformer):
     """Turn `workers` and `optimizer.lr` into calls of one look-up function."""
 
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return self._lookup(node, node.id)
 
@@ -55,14 +58,15 @@ class _KeysToLookups(ast.NodeTransformer):
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         return self._lookup(node, ast.unparse(node))
 
-    @staticmethod
-    def _lookup(node: ast.expr, key: str) -> ast.AST:
+    def _lookup(self, node: ast.expr, key: str) -> ast.AST:
+        self.names.add(key)
         call = ast.Call(ast.Name("_key", ast.Load()), [ast.Constant(key)], [])
         return ast.copy_location(call, node)
 
 
 @cache
-def _compile(rule: str) -> CodeType:
+def _compile(rule: str) -> tuple[CodeType, frozenset[str]]:
+    """The code of a rule, and the keys that it names."""
     try:
         tree = ast.parse(rule, mode="eval")
     except (SyntaxError, ValueError) as error:
@@ -73,7 +77,13 @@ def _compile(rule: str) -> CodeType:
                 f"rule {rule!r}: {type(node).__name__} is not allowed; use keys, constants, comparisons, + - * / // %, "
                 "and, or, not, in, min and max of a list"
             )
-    return compile(ast.fix_missing_locations(_KeysToLookups().visit(tree)), rule, "eval")
+    keys = _KeysToLookups()
+    return compile(ast.fix_missing_locations(keys.visit(tree)), rule, "eval"), frozenset(keys.names)
+
+
+def names(rule: str) -> list[str]:
+    """The keys that a rule names. Raises ConfigError where it is no allowed expression."""
+    return sorted(_compile(rule)[1])
 
 
 def _is_of_a_list(node: ast.AST) -> bool:
@@ -94,7 +104,7 @@ def value(rule: str, values: Mapping[str, object]) -> object:
     Raises:
         ConfigError: the rule is no allowed expression, names a key that `values` lacks, or compares what cannot be.
     """
-    code = _compile(rule)
+    code, _ = _compile(rule)
 
     def look_up(key: str) -> object:
         if key not in values:

@@ -21,12 +21,13 @@ import msgspec
 
 from benchmarks import rules
 from benchmarks.cluster import chosen_node_type, placed, threads_share
-from benchmarks.config import NOT_CELL, NOT_IDENTITY, RunConfig, is_below, one_line
+from benchmarks.config import NOT_CELL, NOT_IDENTITY, RunConfig, flatten, is_below, one_line
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
 from benchmarks.profile import repeats_of
 from benchmarks.variants import VARIANT_AXES, Option, variant_file
 
-Settings = dict[str, Option]
+Settings = dict[str, Any]
+"""Dotted keys with their values: options, or a mapping where the key takes one, as `slowdown` does."""
 
 # What the batch axis means, by kind of scaling: which batch size stays fixed while workers are added.
 FIXED_BATCH = {"strong": "global_batch", "weak": "batch_per_worker"}
@@ -208,11 +209,9 @@ def plan(sweep: Sweep, base: Mapping[str, Any]) -> Plan:
     for settings in points:
         reason, repeats = _repeats(settings, sweep, base, shared)
         if reason:
-            shown = {
-                key: value
-                for key, value in settings.items()
-                if key not in sweep.fixed and _applies(key, settings, base)
-            }
+            shown = flatten(
+                {k: value for k, value in settings.items() if k not in sweep.fixed and _applies(k, settings, base)}
+            )
             dropped.setdefault(repr(shown), Dropped(settings=shown, reason=reason))
         for run in repeats:
             runs.setdefault(run.config.run_id, run)

@@ -13,9 +13,8 @@ import pytest
 from tests.conftest import PROJECT
 
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
-CORE = {"config", "variants", "cluster", "sweep", "record", "folder", "progress", "errors", "rules"}
-CORE |= {"profile", "target"}
-CORE |= {"search_space", "rungs", "tuning", "tuning_text", "trials"}
+CORE = {"config", "variants", "cluster", "sweep", "sweep_files", "record", "folder", "progress", "errors", "rules"}
+CORE |= {"profile", "target", "search_space", "rungs", "tuning", "tuning_text", "trials"}
 COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from analysis.columns import number
 from analysis.labels import axis_label
 from analysis.load import Cell
 from analysis.measures import MEASURES, draws_of, estimate_of, measure
-from analysis.panels import Subject, panel_kind
+from analysis.panels import Subject, panel_kind, same_unit
 from analysis.schema import Panel, PanelPoint, PanelSeries
-from analysis.statistics import estimate, interval
+from analysis.statistics import Floats, estimate, interval
 from benchmarks.errors import ConfigError
 
 
 def repeats_with_number(cell: Cell) -> int:
     """How many repeats give numbers."""
-    return sum(run.measured is not None for run in cell.runs)
+    return len(cell.measured())
 
 
 @panel_kind("bars", lambda options: [options["y"]])
 def bars(subject: Subject, *, y: str, base: str | None = None, best: bool = False) -> Panel:
     """A bar for each cell, with its interval; beside it the ratio to the cell whose label is `base`."""
     one = measure(y)
+    _must_have_a_better_side(y, best)
     lines = subject.lines()
-    if base is not None and base not in lines:
-        raise ConfigError(f"figure: base={base}: no cell of that label; there are {', '.join(lines)}")
-    of_base = draws_of(lines[base][0], y) if base is not None else None
+    if base is not None and lines and base not in lines:
+        raise ConfigError(f"base={base}: no cell of that label in panel {subject.title}; allowed: {'; '.join(lines)}")
+    of_base = draws_of(lines[base][0], y) if base in lines else None
     points = []
     for name, cells in lines.items():
         found = draws_of(cells[0], y)
         if found is None:
             continue
         over = None
-        if of_base is not None and name != base:
+        if of_base is not None and name != base and of_base[1].min() > 0:
             over = estimate(found[0] / of_base[0], found[1] / of_base[1])
         points.append(PanelPoint(x=name, y=estimate(*found), n=repeats_with_number(cells[0]), y_over=over))
     return Panel(
@@ -58,13 +60,13 @@ def parts(subject: Subject, *, parts: list[str]) -> Panel:
             PanelPoint(x=key, y=value, n=repeats_with_number(cell)) for key, (cell, value) in found.items() if value
         ]
         series.append(PanelSeries(label=name, points=points))
-    unit = labels[0].rpartition("[")[2]
+    unit = same_unit(labels)
     return Panel(
         kind="parts",
         mark="stack",
         title=subject.title,
         x_label="",
-        y_label=f"time [{unit}" if unit == "s]" else f"[{unit}",
+        y_label=f"time {unit}" if unit == "[s]" else unit,
         series=series,
         missing=subject.missing(),
     )
@@ -74,8 +76,12 @@ def parts(subject: Subject, *, parts: list[str]) -> Panel:
 def over(subject: Subject, *, x: str, y: str, best: bool = False, log_x: bool = False, log_y: bool = False) -> Panel:
     """A measure over a numeric setting; one line for all cells that differ in it alone."""
     one = measure(y)
+    _must_have_a_better_side(y, best)
+    lines = subject.lines(x)
+    if subject.cells and not any(_number(cell, x) is not None for cell in subject.cells):
+        raise ConfigError(f"x={x}: no cell of the panel {subject.title} has a number there; name a numeric setting")
     series, notes = [], []
-    for name, cells in subject.lines(x).items():
+    for name, cells in lines.items():
         numeric = sorted(
             (cell for cell in cells if _number(cell, x) is not None), key=lambda cell: _number(cell, x) or 0
         )
@@ -89,7 +95,7 @@ def over(subject: Subject, *, x: str, y: str, best: bool = False, log_x: bool = 
         series.append(PanelSeries(label=name, points=points))
         if best:
             words = best_of(numeric, [f"{_number(cell, x):g}" for cell in numeric], y)
-            notes += [f"{name}: {line}" if len(subject.lines(x)) > 1 else line for line in words]
+            notes += [f"{name}: {line}" if len(lines) > 1 else line for line in words]
     return Panel(
         kind="over",
         mark="line",
@@ -102,6 +108,11 @@ def over(subject: Subject, *, x: str, y: str, best: bool = False, log_x: bool = 
         missing=subject.missing(),
         notes=notes,
     )
+
+
+def _must_have_a_better_side(y: str, best: bool) -> None:
+    if best and MEASURES[y].better is None:
+        raise ConfigError(f"best=true: neither more nor less of y={y} is better")
 
 
 def _number(cell: Cell, key: str) -> float | None:
@@ -123,9 +134,13 @@ def best_of(cells: Sequence[Cell], names: Sequence[str], name: str) -> list[str]
     first, (value, draws) = pick(known, key=lambda item: item[1][0])
     like = []
     for label, (_, other) in known:
-        if label != first:
-            low, high = interval(other / draws)
-            if low <= 1 <= high:
-                like.append(label)
-    best = f"best: {first} ({value:.3g})"
+        if label != first and not _told_apart(draws, other):
+            like.append(label)
+    best = f"best: {first} ({number(value)} {MEASURES[name].label.rpartition('[')[2].removesuffix(']')})"
     return [f"{best}, not told apart from {', '.join(like)}" if like else best]
+
+
+def _told_apart(draws: Floats, others: Floats) -> bool:
+    """By their ratio; by their difference where the first may be 0."""
+    low, high = interval(others / draws) if draws.min() > 0 else interval(1 + others - draws)
+    return not low <= 1 <= high

@@ -15,6 +15,8 @@ from benchmarks.tuning_text import counted
 def history(subject: Subject) -> Panel:
     """The value of each trial after its longest run, in order, and the best at full length until then."""
     study = _study(subject)
+    if study is None:
+        return _empty("history", subject)
     definition = study.definition
     groups: dict[str, list[PanelPoint]] = {counted(each, definition.unit): [] for each in reversed(definition.rungs)}
     best: float | None = None
@@ -49,7 +51,10 @@ def history(subject: Subject) -> Panel:
 @panel_kind("importance", lambda _options: [])
 def importance(subject: Subject) -> Panel:
     """How much of the metric's variance over the space each setting explains."""
-    found, notes = importances(_study(subject))
+    study = _study(subject)
+    if study is None:
+        return _empty("importance", subject)
+    found, notes = importances(study)
     points = [PanelPoint(x=key, y=value, n=1) for key, value in found.items()]
     return Panel(
         kind="importance",
@@ -62,7 +67,14 @@ def importance(subject: Subject) -> Panel:
     )
 
 
-def _study(subject: Subject) -> Study:
+def _empty(kind: str, subject: Subject) -> Panel:
+    return Panel(kind=kind, mark="bars", title=subject.title, x_label="", y_label="", series=[])
+
+
+def _study(subject: Subject) -> Study | None:
+    """The folder's search; None where there is no folder yet, only a figure to be checked."""
+    if subject.folder is None:
+        return None
     try:
         study = newest_search(subject.folder)
     except UserError as error:
