@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from analysis.schema import Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.diagnosis import THRESHOLD
+from analysis.schema import Bottleneck, Cause, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
 from benchmarks.variants import Option
 
@@ -92,6 +93,30 @@ _COMMUNICATION = ("exposed [ms]", "sent [MB]")
 
 def _communication(point: Point) -> list[Entry]:
     return [plain(point.exposed_comm_s, 1e3), plain(point.bytes_per_step, 1e-6)]
+
+
+BOTTLENECK = "bottleneck"
+_BOTTLENECKS: dict[Cause, str] = {"communication": "comm", "stragglers": "slow rank"}
+
+
+def bottleneck(found: Bottleneck | None) -> Entry:
+    """What limits a cell, with its share of the step's time."""
+    if found is None:
+        return Entry(_NO_NUMBER)
+    if found.name == "unknown" or found.share is None:
+        return Entry("unknown")
+    return Entry(_BOTTLENECKS.get(found.name, found.name), f"{found.share:.0%}")
+
+
+def bottleneck_notes(points: Sequence[Point]) -> list[str]:
+    """What the column means; nothing where no point has a bottleneck."""
+    if not any(point.bottleneck for point in points):
+        return []
+    return [
+        "bottleneck (limit): what takes most of a step besides computing, with its share, which is the most that "
+        f"removing it would save; `compute` where nothing else takes {THRESHOLD:.0%}; `unknown` where it could not be "
+        "measured. All shares, in words: `bottleneck` in scaling.json."
+    ]
 
 
 class Marks:
@@ -200,12 +225,13 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
                 + [estimated(point.step_time_s, 1e3), estimated(point.throughput_samples_per_s)]
                 + ([estimated(point.epoch_time_s)] if has_epochs else [])
                 + [_ratio(point.speedup), _ratio(point.efficiency)]
-                + [plain(point.accuracy), plain(point.straggler_ratio), *_communication(point), Entry(status(point))]
+                + [plain(point.accuracy), plain(point.straggler_ratio), *_communication(point)]
+                + [bottleneck(point.bottleneck), Entry(status(point))]
             )
     header = ["series", *map(clean, report.setting_keys), "workers", "global batch", "batch per worker", "n"]
     header += ["step [ms]", "samples/s", *(["epoch [s]"] if has_epochs else [])]
     header += ["speed-up" if kind == "strong" else "scaled speed-up", "efficiency", "accuracy", "straggler"]
-    header += [*_COMMUNICATION, "status"]
+    header += [*_COMMUNICATION, BOTTLENECK, "status"]
     return TextTable(
         name=kind,
         title=_TITLES[kind],
@@ -219,10 +245,10 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
             for series in found
         ],
         failures=[_failure(point) for point in points],
-        notes=[*marks.lines(), *_KIND_NOTES[kind], *interval_notes(points)],
+        notes=[*marks.lines(), *_KIND_NOTES[kind], *bottleneck_notes(points), *interval_notes(points)],
         hidden_in_terminal=frozenset(
             {"series", *map(clean, report.setting_keys), "batch per worker", "global batch", "epoch [s]", "straggler"}
-            | set(_COMMUNICATION)
+            | {"accuracy", *_COMMUNICATION}
         ),
     )
 
@@ -267,6 +293,7 @@ def cells_table(report: Report) -> TextTable | None:
             plain(point.accuracy),
             plain(point.straggler_ratio),
             *_communication(point),
+            bottleneck(point.bottleneck),
             Entry(status(point)),
         ]
         for point in points
@@ -283,9 +310,9 @@ def cells_table(report: Report) -> TextTable | None:
     return TextTable(
         name="cells",
         title="Cells outside any series: no other number of workers to compare with",
-        header=[*header, "accuracy", "straggler", *_COMMUNICATION, "status"],
+        header=[*header, "accuracy", "straggler", *_COMMUNICATION, BOTTLENECK, "status"],
         rows=rows,
-        notes=[*marks.lines(), *interval_notes(points)],
+        notes=[*marks.lines(), *bottleneck_notes(points), *interval_notes(points)],
         hidden_in_terminal=frozenset({"batch per worker", "straggler", *_COMMUNICATION}),
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from analysis import metrics
 from analysis.course import Epoch, course
+from analysis.diagnosis import Waits, slowest_in_words, waits_of
 from analysis.origins import origin_of
 from analysis.statistics import Floats, step_factors
 from benchmarks.config import flatten
@@ -45,6 +46,9 @@ class Measured:
     server_busy_fraction: float | None = None
     """Of the busiest parameter server's time in the window."""
     course: list[Epoch] = field(default_factory=list)
+    waits: Waits
+    slowest: str | None
+    """Which rank, and how much slower than the others; in words."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -270,6 +274,8 @@ def _measure(record: Record) -> Measured:
         ),
         server_busy_fraction=_busiest_server(record.strategy_facts),
         course=course(record),
+        waits=waits_of(record),
+        slowest=slowest_in_words(record.ranks),
     )
 
 

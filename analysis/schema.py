@@ -16,6 +16,7 @@ from benchmarks.variants import Option
 SCHEMA_VERSION = 1
 
 Kind = Literal["strong", "weak"]
+Cause = Literal["data", "communication", "stragglers", "launch", "memory", "compute"]
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,22 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="The interval has no upper end; `high` is the most that was seen.")
     ] = False
     words: Annotated[str, Meta(description="What belongs to the number, as `3 of 5 reached it`.")] = ""
+
+
+class Bottleneck(msgspec.Struct, frozen=True, kw_only=True):
+    """What limits a cell, and the evidence; see `analysis/diagnosis.py` for how each share is found."""
+
+    name: Annotated[
+        Cause | Literal["unknown"], Meta(description="`unknown` where what could be the cause was not measured.")
+    ]
+    share: Annotated[
+        float | None, Meta(description="Of the step's time: the most that removing it would save; null if unknown.")
+    ]
+    shares: Annotated[
+        dict[Cause, float | None],
+        Meta(description="Of all causes; null is unknown. No moment counts twice, so the known ones are at most 1."),
+    ]
+    sentence: Annotated[str, Meta(description="The same for people, with what is not known.")]
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -91,6 +108,7 @@ class Point(msgspec.Struct, kw_only=True):
         ),
     ]
     notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
+    bottleneck: Annotated[Bottleneck | None, Meta(description="Null where there is no number.")] = None
 
 
 class ScalingPoint(Point, kw_only=True):

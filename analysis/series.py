@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from analysis import metrics
+from analysis.diagnosis import diagnose
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Run
 from analysis.origins import mixed
-from analysis.profiles import profile_rows
-from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.profiles import profile_rows, ranks_of
+from analysis.schema import Base, Bottleneck, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
 from analysis.tuning import build_search
@@ -129,8 +130,17 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         bytes_per_step=_known_median([one.bytes_per_step for one in measured]),
         peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
         notes=sorted(cell.notes),
+        bottleneck=_bottleneck(cell, time),
     )
     return Result(cell=cell, point=point, draws=draws)
+
+
+def _bottleneck(cell: Cell, time: Estimate | None) -> Bottleneck | None:
+    measured = [run.measured for run in cell.runs if run.measured]
+    if time is None:
+        return None
+    slowest = next((one.slowest for one in measured if one.slowest), None)
+    return diagnose([one.waits for one in measured], slowest, ranks_of(cell), time.value)
 
 
 def _unmeasured(cell: Cell) -> str:
