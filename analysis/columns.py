@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from analysis.diagnosis import THRESHOLD
-from analysis.schema import Bottleneck, Cause, Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.diagnosis import EXPLAINED, Bottleneck, Cause
+from analysis.schema import Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
 from benchmarks.variants import Option
 
@@ -110,13 +110,7 @@ def bottleneck(found: Bottleneck | None) -> Entry:
 
 def bottleneck_notes(points: Sequence[Point]) -> list[str]:
     """What the column means; nothing where no point has a bottleneck."""
-    if not any(point.bottleneck for point in points):
-        return []
-    return [
-        "bottleneck (limit): what takes most of a step besides computing, with its share, which is the most that "
-        f"removing it would save; `compute` where nothing else takes {THRESHOLD:.0%}; `unknown` where it could not be "
-        "measured. All shares, in words: `bottleneck` in scaling.json."
-    ]
+    return [EXPLAINED] if any(point.bottleneck for point in points) else []
 
 
 class Marks:

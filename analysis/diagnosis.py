@@ -27,16 +27,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, median_low
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
 
-from analysis.schema import Bottleneck, Cause
-from analysis.statistics import Floats
 from benchmarks.profile import RankProfile
 from benchmarks.record import RankSummary, Record, Window
 
+Cause = Literal["data", "communication", "stragglers", "launch", "memory", "compute"]
+
 THRESHOLD = 0.1
 """Of the step's time: what takes less is not called a bottleneck."""
+EXPLAINED = (
+    "bottleneck (limit): what takes most of a step besides computing, with its share, which is the most that removing "
+    f"it would save; `compute` where nothing else takes {THRESHOLD:.0%}; `unknown` where it could not be measured. "
+    "All shares, in words: `bottleneck` in scaling.json."
+)
 _WORDS: dict[Cause, str] = {
     "data": "waiting for data",
     "communication": "communication that is not hidden behind computing",
@@ -45,6 +54,22 @@ _WORDS: dict[Cause, str] = {
     "memory": "copying data while nothing is computed",
     "compute": "computing",
 }
+
+
+class Bottleneck(msgspec.Struct, frozen=True, kw_only=True):
+    """What limits a cell, and the evidence; the module's text says how each share is found."""
+
+    name: Annotated[
+        Cause | Literal["unknown"], Meta(description="`unknown` where what could be the cause was not measured.")
+    ]
+    share: Annotated[
+        float | None, Meta(description="Of the step's time: the most that removing it would save; null if unknown.")
+    ]
+    shares: Annotated[
+        dict[Cause, float | None],
+        Meta(description="Of all causes; null is unknown. No moment counts twice, so the known ones are at most 1."),
+    ]
+    sentence: Annotated[str, Meta(description="The same for people, with what is not known.")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +106,7 @@ def waits_of(record: Record) -> Waits:
     )
 
 
-def _compute_beyond_the_median_s(record: Record, longest: Floats, step_s: float) -> float:
+def _compute_beyond_the_median_s(record: Record, longest: NDArray[np.float64], step_s: float) -> float:
     """How much longer the slowest rank computes than the median rank.
 
     By means where the spans hold each rank's waits: a moment in which the whole machine stalls is in all ranks' means,

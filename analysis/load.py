@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analysis import metrics
+from analysis import metrics, oddities
 from analysis.course import Epoch, course
 from analysis.diagnosis import Waits, slowest_in_words, waits_of
+from analysis.oddities import Oddity, Slowest
 from analysis.origins import origin_of
 from analysis.statistics import Floats, step_factors
 from benchmarks.config import flatten
@@ -49,6 +50,8 @@ class Measured:
     waits: Waits
     slowest: str | None
     """Which rank, and how much slower than the others; in words."""
+    oddities: list[Oddity]
+    slowest_rank: Slowest | None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -276,6 +279,8 @@ def _measure(record: Record) -> Measured:
         course=course(record),
         waits=waits_of(record),
         slowest=slowest_in_words(record.ranks),
+        oddities=oddities.of_steps(record.window),
+        slowest_rank=oddities.slowest_of(record.ranks),
     )
 
 

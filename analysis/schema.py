@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from analysis.diagnosis import Bottleneck
+from analysis.oddities import Oddity
 from benchmarks.profile import RankProfile
 from benchmarks.variants import Option
 
 SCHEMA_VERSION = 1
 
 Kind = Literal["strong", "weak"]
-Cause = Literal["data", "communication", "stragglers", "launch", "memory", "compute"]
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,22 +33,6 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="The interval has no upper end; `high` is the most that was seen.")
     ] = False
     words: Annotated[str, Meta(description="What belongs to the number, as `3 of 5 reached it`.")] = ""
-
-
-class Bottleneck(msgspec.Struct, frozen=True, kw_only=True):
-    """What limits a cell, and the evidence; see `analysis/diagnosis.py` for how each share is found."""
-
-    name: Annotated[
-        Cause | Literal["unknown"], Meta(description="`unknown` where what could be the cause was not measured.")
-    ]
-    share: Annotated[
-        float | None, Meta(description="Of the step's time: the most that removing it would save; null if unknown.")
-    ]
-    shares: Annotated[
-        dict[Cause, float | None],
-        Meta(description="Of all causes; null is unknown. No moment counts twice, so the known ones are at most 1."),
-    ]
-    sentence: Annotated[str, Meta(description="The same for people, with what is not known.")]
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -109,6 +94,7 @@ class Point(msgspec.Struct, kw_only=True):
     ]
     notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
     bottleneck: Annotated[Bottleneck | None, Meta(description="Null where there is no number.")] = None
+    oddities: Annotated[list[Oddity], Meta(description="Of its repeats' step times, each in words.")] = []
 
 
 class ScalingPoint(Point, kw_only=True):
@@ -329,6 +315,7 @@ class Report(msgspec.Struct, kw_only=True):
     study: Annotated[Study | None, Meta(description="Null where the sweep's file describes no figure.")] = None
     profiles: Annotated[list[ProfileRow], Meta(description="Cells with a profiled repeat.")] = []
     search: Annotated[Search | None, Meta(description="Null where the sweep searches nothing.")] = None
+    oddities: Annotated[list[Oddity], Meta(description="Of all runs together; those of a cell are with it.")] = []
     dropped: list[DroppedCell]
     mixed: Annotated[
         list[str],

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from analysis import metrics
-from analysis.diagnosis import diagnose
+from analysis import metrics, oddities
+from analysis.diagnosis import Bottleneck, diagnose
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Run
+from analysis.oddities import Oddity
 from analysis.origins import mixed
 from analysis.profiles import profile_rows, ranks_of
-from analysis.schema import Base, Bottleneck, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
 from analysis.tuning import build_search
@@ -73,6 +74,7 @@ def build_report(loaded: Loaded) -> Report:
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],
+        oddities=_of_hosts(loaded.cells),
         mixed=mixed(loaded.cells),
         problems=problems,
     )
@@ -131,8 +133,19 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
         notes=sorted(cell.notes),
         bottleneck=_bottleneck(cell, time),
+        oddities=oddities.of_cell(
+            [one.oddities for one in measured],
+            [one.step_time_s for one in measured],
+            [one.slowest_rank for one in measured if one.slowest_rank],
+        ),
     )
     return Result(cell=cell, point=point, draws=draws)
+
+
+def _of_hosts(cells: Sequence[Cell]) -> list[Oddity]:
+    measured = [run.measured for cell in cells for run in cell.runs if run.measured]
+    found = oddities.of_hosts([one.slowest_rank for one in measured if one.slowest_rank])
+    return [found] if found else []
 
 
 def _bottleneck(cell: Cell, time: Estimate | None) -> Bottleneck | None:

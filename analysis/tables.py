@@ -23,8 +23,10 @@ from analysis.columns import (
     scaling_table,
     summary,
 )
+from analysis.diagnosis import Cause
+from analysis.oddity_table import oddities_table
 from analysis.profile_table import profile_table
-from analysis.schema import Cause, Estimate, Point, Report, ScalingPoint, Series
+from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
 from analysis.side_by_side import strategies_table
 from analysis.study_table import study_table
 from analysis.tuning import search_table
@@ -47,6 +49,7 @@ def all_tables(report: Report) -> list[TextTable]:
         scaling_table(report, "strong"),
         scaling_table(report, "weak"),
         (strategies_table(report) or cells_table(report)) if report.study is None else None,
+        oddities_table(report),
         profile_table(report),
         dropped_table(report),
     ]
@@ -270,7 +273,7 @@ def _csv_header(report: Report) -> list[str]:
     header += ["repeats_planned", "repeats_ok", "steps", *_interval_header("step_time_s")]
     header += [*_interval_header("throughput_samples_per_s"), *_interval_header("epoch_time_s")]
     header += ["accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes"]
-    return [*header, BOTTLENECK, *(f"{cause}_share" for cause in get_args(Cause)), "notes"]
+    return [*header, BOTTLENECK, *(f"{cause}_share" for cause in get_args(Cause)), "oddities", "notes"]
 
 
 def _csv_row(report: Report, point: Point) -> list[object]:
@@ -281,7 +284,7 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step, point.peak_memory_bytes]
     found = point.bottleneck
     row += [found and found.name, *(found and found.shares[cause] for cause in get_args(Cause))]
-    return [*row, "; ".join(point.notes)]
+    return [*row, "; ".join(f"{odd.kind}: {odd.words}" for odd in point.oddities), "; ".join(point.notes)]
 
 
 def _interval_header(name: str) -> list[str]:

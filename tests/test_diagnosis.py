@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from analysis.diagnosis import Bottleneck
 from analysis.load import load_cells
-from analysis.schema import Bottleneck, Report
+from analysis.schema import Report
 from analysis.series import build_report
 from analysis.tables import all_tables, cells_csv, markdown
 from benchmarks.profile import RankProfile, TensorCount, TimeSplit
