@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from analysis.diagnosis import EXPLAINED, Bottleneck, Cause
-from analysis.schema import Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.schema import Estimate, Kind, Point, Report, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
 from benchmarks.variants import Option
 
@@ -88,11 +88,11 @@ def plain(value: float | None, factor: float = 1.0) -> Entry:
     return Entry(_NO_NUMBER if value is None else number(value * factor))
 
 
-_COMMUNICATION = ("exposed [ms]", "sent [MB]")
+_DETAILS = ("exposed [ms]", "sent [MB]", "MFU")
 
 
-def _communication(point: Point) -> list[Entry]:
-    return [plain(point.exposed_comm_s, 1e3), plain(point.bytes_per_step, 1e-6)]
+def _details(point: Point) -> list[Entry]:
+    return [plain(point.exposed_comm_s, 1e3), plain(point.bytes_per_step, 1e-6), estimated(point.mfu)]
 
 
 BOTTLENECK = "bottleneck"
@@ -121,11 +121,7 @@ class Marks:
 
     def of(self, point: Point) -> str:
         """The marks of a point, to be put after its number of workers."""
-        notes = [clean(note) for note in point.notes]
-        if isinstance(point, ScalingPoint) and point.above_ideal:
-            notes.append(
-                "above the ideal by more than the interval: find the cause (caches, clocks, a slow base) first"
-            )
+        notes = [*map(clean, point.notes), *point.doubts]
         marks = ""
         for note in notes:
             known = len(self._notes)
@@ -219,13 +215,13 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
                 + [estimated(point.step_time_s, 1e3), estimated(point.throughput_samples_per_s)]
                 + ([estimated(point.epoch_time_s)] if has_epochs else [])
                 + [_ratio(point.speedup), _ratio(point.efficiency)]
-                + [plain(point.accuracy), plain(point.straggler_ratio), *_communication(point)]
+                + [plain(point.accuracy), plain(point.straggler_ratio), *_details(point)]
                 + [bottleneck(point.bottleneck), Entry(status(point))]
             )
     header = ["series", *map(clean, report.setting_keys), "workers", "global batch", "batch per worker", "n"]
     header += ["step [ms]", "samples/s", *(["epoch [s]"] if has_epochs else [])]
     header += ["speed-up" if kind == "strong" else "scaled speed-up", "efficiency", "accuracy", "straggler"]
-    header += [*_COMMUNICATION, BOTTLENECK, "status"]
+    header += [*_DETAILS, BOTTLENECK, "status"]
     return TextTable(
         name=kind,
         title=_TITLES[kind],
@@ -242,7 +238,7 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
         notes=[*marks.lines(), *_KIND_NOTES[kind], *bottleneck_notes(points), *interval_notes(points)],
         hidden_in_terminal=frozenset(
             {"series", *map(clean, report.setting_keys), "batch per worker", "global batch", "epoch [s]", "straggler"}
-            | {"accuracy", *_COMMUNICATION}
+            | {"accuracy", *_DETAILS}
         ),
     )
 
@@ -286,7 +282,7 @@ def cells_table(report: Report) -> TextTable | None:
             estimated(point.throughput_samples_per_s),
             plain(point.accuracy),
             plain(point.straggler_ratio),
-            *_communication(point),
+            *_details(point),
             bottleneck(point.bottleneck),
             Entry(status(point)),
         ]
@@ -304,10 +300,10 @@ def cells_table(report: Report) -> TextTable | None:
     return TextTable(
         name="cells",
         title="Cells outside any series: no other number of workers to compare with",
-        header=[*header, "accuracy", "straggler", *_COMMUNICATION, BOTTLENECK, "status"],
+        header=[*header, "accuracy", "straggler", *_DETAILS, BOTTLENECK, "status"],
         rows=rows,
         notes=[*marks.lines(), *bottleneck_notes(points), *interval_notes(points)],
-        hidden_in_terminal=frozenset({"batch per worker", "straggler", *_COMMUNICATION}),
+        hidden_in_terminal=frozenset({"batch per worker", "straggler", *_DETAILS}),
     )
 
 

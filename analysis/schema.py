@@ -95,6 +95,14 @@ class Point(msgspec.Struct, kw_only=True):
     notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
     bottleneck: Annotated[Bottleneck | None, Meta(description="Null where there is no number.")] = None
     oddities: Annotated[list[Oddity], Meta(description="Of its repeats' step times, each in words.")] = []
+    mfu: Annotated[
+        Estimate | None,
+        Meta(
+            description="Model FLOPs utilisation: counted operations over those of the datasheet's dense peak in the "
+            "run's precision; null for devices whose peak is not known, such as CPUs."
+        ),
+    ] = None
+    doubts: Annotated[list[str], Meta(description="Why the numbers cannot be true; they are shown all the same.")] = []
 
 
 class ScalingPoint(Point, kw_only=True):

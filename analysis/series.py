@@ -11,9 +11,10 @@ from statistics import median
 from analysis import metrics, oddities
 from analysis.diagnosis import Bottleneck, diagnose
 from analysis.fits import fit
-from analysis.load import Cell, Loaded, Run
+from analysis.load import Cell, Loaded, Measured, Run
 from analysis.oddities import Oddity
 from analysis.origins import mixed
+from analysis.plausible import ABOVE_IDEAL, doubts
 from analysis.profiles import profile_rows, ranks_of
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
@@ -133,6 +134,8 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
         notes=sorted(cell.notes),
         bottleneck=_bottleneck(cell, time),
+        mfu=_mfu(measured, time),
+        doubts=doubts([one.physics for one in measured]),
         oddities=oddities.of_cell(
             [one.oddities for one in measured],
             [one.step_time_s for one in measured],
@@ -140,6 +143,14 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         ),
     )
     return Result(cell=cell, point=point, draws=draws)
+
+
+def _mfu(measured: Sequence[Measured], time: Estimate | None) -> Estimate | None:
+    """The median over repeats; its interval is that of the throughput."""
+    value = _known_median([one.physics.mfu for one in measured])
+    if value is None or time is None:
+        return None
+    return Estimate(value=value, low=value * time.value / time.high, high=value * time.value / time.low)
 
 
 def _of_hosts(cells: Sequence[Cell]) -> list[Oddity]:
@@ -304,7 +315,9 @@ def _scaling_point(kind: Kind, result: Result, base: Result | None) -> ScalingPo
             metrics.scaled_speedup(of_base, of_cell, *numbers),
             metrics.scaled_speedup(base.draws, result.draws, *numbers),
         )
-    return ScalingPoint(**fields, speedup=speedup, efficiency=efficiency, above_ideal=efficiency.low > 1 + _ROUNDING)
+    above_ideal = efficiency.low > 1 + _ROUNDING
+    fields["doubts"] = [*result.point.doubts, *([ABOVE_IDEAL] if above_ideal else [])]
+    return ScalingPoint(**fields, speedup=speedup, efficiency=efficiency, above_ideal=above_ideal)
 
 
 def _counts(loaded: Loaded) -> Counts:

@@ -273,7 +273,15 @@ def _csv_header(report: Report) -> list[str]:
     header += ["repeats_planned", "repeats_ok", "steps", *_interval_header("step_time_s")]
     header += [*_interval_header("throughput_samples_per_s"), *_interval_header("epoch_time_s")]
     header += ["accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes"]
-    return [*header, BOTTLENECK, *(f"{cause}_share" for cause in get_args(Cause)), "oddities", "notes"]
+    return [
+        *header,
+        BOTTLENECK,
+        *(f"{cause}_share" for cause in get_args(Cause)),
+        *_interval_header("mfu"),
+        "doubts",
+        "oddities",
+        "notes",
+    ]
 
 
 def _csv_row(report: Report, point: Point) -> list[object]:
@@ -284,6 +292,7 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step, point.peak_memory_bytes]
     found = point.bottleneck
     row += [found and found.name, *(found and found.shares[cause] for cause in get_args(Cause))]
+    row += [*_interval_values(point.mfu), "; ".join(point.doubts)]
     return [*row, "; ".join(f"{odd.kind}: {odd.words}" for odd in point.oddities), "; ".join(point.notes)]
 
 
