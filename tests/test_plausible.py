@@ -166,7 +166,7 @@ def test_negative_communication_beyond_noise(tmp_path: Path) -> None:
     assert point_of(tmp_path / "d", *(with_exposed(-0.01, 0.001, repeat) for repeat in range(3))).doubts == []
 
 
-@pytest.mark.parametrize("warmup_steps", [1, 5, 20])
+@pytest.mark.parametrize("warmup_steps", [1, 5, 20, 1000])
 def test_noise_alone_is_hardly_ever_called_negative(warmup_steps: int) -> None:
     """One repeat of 500 cells without any communication: three standard errors below are rare."""
     from analysis.statistics import step_factors
