@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from analysis.schema import Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.diagnosis import EXPLAINED, Bottleneck, Cause
+from analysis.schema import Estimate, Kind, Point, Report, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
 from benchmarks.variants import Option
 
@@ -88,11 +89,29 @@ def plain(value: float | None, factor: float = 1.0) -> Entry:
     return Entry(_NO_NUMBER if value is None else number(value * factor))
 
 
-_COMMUNICATION = ("exposed [ms]", "sent [MB]")
+_DETAILS = ("exposed [ms]", "sent [MB]", "MFU")
 
 
-def _communication(point: Point) -> list[Entry]:
-    return [plain(point.exposed_comm_s, 1e3), plain(point.bytes_per_step, 1e-6)]
+def _details(point: Point) -> list[Entry]:
+    return [plain(point.exposed_comm_s, 1e3), plain(point.bytes_per_step, 1e-6), estimated(point.mfu)]
+
+
+BOTTLENECK = "bottleneck"
+_BOTTLENECKS: dict[Cause, str] = {"communication": "comm", "stragglers": "slow rank"}
+
+
+def bottleneck(found: Bottleneck | None) -> Entry:
+    """What limits a cell, with its share of the step's time."""
+    if found is None:
+        return Entry(_NO_NUMBER)
+    if found.name == "unknown" or found.share is None:
+        return Entry("unknown")
+    return Entry(_BOTTLENECKS.get(found.name, found.name), f"{found.share:.0%}")
+
+
+def bottleneck_notes(points: Sequence[Point]) -> list[str]:
+    """What the column means; nothing where no point has a bottleneck."""
+    return [EXPLAINED] if any(point.bottleneck for point in points) else []
 
 
 class Marks:
@@ -103,11 +122,7 @@ class Marks:
 
     def of(self, point: Point) -> str:
         """The marks of a point, to be put after its number of workers."""
-        notes = [clean(note) for note in point.notes]
-        if isinstance(point, ScalingPoint) and point.above_ideal:
-            notes.append(
-                "above the ideal by more than the interval: find the cause (caches, clocks, a slow base) first"
-            )
+        notes = [*map(clean, point.notes), *point.doubts]
         marks = ""
         for note in notes:
             known = len(self._notes)
@@ -201,12 +216,13 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
                 + [estimated(point.step_time_s, 1e3), estimated(point.throughput_samples_per_s)]
                 + ([estimated(point.epoch_time_s)] if has_epochs else [])
                 + [_ratio(point.speedup), _ratio(point.efficiency)]
-                + [plain(point.accuracy), plain(point.straggler_ratio), *_communication(point), Entry(status(point))]
+                + [plain(point.accuracy), plain(point.straggler_ratio), *_details(point)]
+                + [bottleneck(point.bottleneck), Entry(status(point))]
             )
     header = ["series", *map(clean, report.setting_keys), "workers", "global batch", "batch per worker", "n"]
     header += ["step [ms]", "samples/s", *(["epoch [s]"] if has_epochs else [])]
     header += ["speed-up" if kind == "strong" else "scaled speed-up", "efficiency", "accuracy", "straggler"]
-    header += [*_COMMUNICATION, "status"]
+    header += [*_DETAILS, BOTTLENECK, "status"]
     return TextTable(
         name=kind,
         title=_TITLES[kind],
@@ -220,10 +236,10 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
             for series in found
         ],
         failures=[_failure(point) for point in points],
-        notes=[*marks.lines(), *_KIND_NOTES[kind], *interval_notes(points)],
+        notes=[*marks.lines(), *_KIND_NOTES[kind], *bottleneck_notes(points), *interval_notes(points)],
         hidden_in_terminal=frozenset(
             {"series", *map(clean, report.setting_keys), "batch per worker", "global batch", "epoch [s]", "straggler"}
-            | set(_COMMUNICATION)
+            | {"accuracy", *_DETAILS}
         ),
     )
 
@@ -267,7 +283,8 @@ def cells_table(report: Report) -> TextTable | None:
             estimated(point.throughput_samples_per_s),
             plain(point.accuracy),
             plain(point.straggler_ratio),
-            *_communication(point),
+            *_details(point),
+            bottleneck(point.bottleneck),
             Entry(status(point)),
         ]
         for point in points
@@ -284,10 +301,10 @@ def cells_table(report: Report) -> TextTable | None:
     return TextTable(
         name="cells",
         title="Cells outside any series: no other number of workers to compare with",
-        header=[*header, "accuracy", "straggler", *_COMMUNICATION, "status"],
+        header=[*header, "accuracy", "straggler", *_DETAILS, BOTTLENECK, "status"],
         rows=rows,
-        notes=[*marks.lines(), *interval_notes(points)],
-        hidden_in_terminal=frozenset({"batch per worker", "straggler", *_COMMUNICATION}),
+        notes=[*marks.lines(), *bottleneck_notes(points), *interval_notes(points)],
+        hidden_in_terminal=frozenset({"batch per worker", "straggler", *_DETAILS}),
     )
 
 

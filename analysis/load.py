@@ -14,9 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analysis import metrics
+from analysis import metrics, oddities
 from analysis.course import Epoch, course
+from analysis.diagnosis import Waits, slowest_in_words, waits_of
+from analysis.oddities import Oddity, Slowest
 from analysis.origins import origin_of
+from analysis.plausible import Physics, physics_of
 from analysis.statistics import Floats, step_factors
 from benchmarks.config import flatten
 from benchmarks.errors import UserError
@@ -46,6 +49,12 @@ class Measured:
     server_busy_fraction: float | None = None
     """Of the busiest parameter server's time in the window."""
     course: list[Epoch] = field(default_factory=list)
+    waits: Waits
+    slowest: str | None
+    """Which rank, and how much slower than the others; in words."""
+    oddities: list[Oddity]
+    slowest_rank: Slowest | None
+    physics: Physics
 
 
 @dataclass(kw_only=True, slots=True)
@@ -270,10 +279,10 @@ def _measure(record: Record) -> Measured:
     assert record.window is not None
     spans = record.window.spans
     wall, samples = sum(span.wall_time_s for span in spans), sum(span.samples for span in spans)
-    epochs = _epochs(record)
+    epochs, factors = _epochs(record), step_factors(record.window.step_time_s)
     return Measured(
         step_time_s=metrics.step_time_s(wall, samples, record.config["global_batch"]),
-        factors=step_factors(record.window.step_time_s),
+        factors=factors,
         steps=len(record.window.step_time_s),
         epoch_time_s=metrics.epoch_time_s(wall, epochs) if epochs else None,
         accuracy=record.evaluation[-1].accuracy if record.evaluation else None,
@@ -287,6 +296,11 @@ def _measure(record: Record) -> Measured:
         ),
         server_busy_fraction=_busiest_server(record.strategy_facts),
         course=course(record),
+        waits=waits_of(record),
+        slowest=slowest_in_words(record.ranks),
+        oddities=oddities.of_steps(record.window),
+        slowest_rank=oddities.slowest_of(record.ranks),
+        physics=physics_of(record, factors),
     )
 
 

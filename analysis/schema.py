@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from analysis.diagnosis import Bottleneck
+from analysis.oddities import Oddity
 from benchmarks.profile import RankProfile
 from benchmarks.variants import Option
 
@@ -91,6 +93,16 @@ class Point(msgspec.Struct, kw_only=True):
         ),
     ]
     notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
+    bottleneck: Annotated[Bottleneck | None, Meta(description="Null where there is no number.")] = None
+    oddities: Annotated[list[Oddity], Meta(description="Of its repeats' step times, each in words.")] = []
+    mfu: Annotated[
+        Estimate | None,
+        Meta(
+            description="Model FLOPs utilisation: counted operations over those of the datasheet's dense peak in the "
+            "run's precision; null for devices whose peak is not known, such as CPUs."
+        ),
+    ] = None
+    doubts: Annotated[list[str], Meta(description="Why the numbers cannot be true; they are shown all the same.")] = []
 
 
 class ScalingPoint(Point, kw_only=True):
@@ -314,6 +326,7 @@ class Report(msgspec.Struct, kw_only=True):
     study: Annotated[Study | None, Meta(description="Null where the sweep's file describes no figure.")] = None
     profiles: Annotated[list[ProfileRow], Meta(description="Cells with a profiled repeat.")] = []
     search: Annotated[Search | None, Meta(description="Null where the sweep searches nothing.")] = None
+    oddities: Annotated[list[Oddity], Meta(description="Of all runs together; those of a cell are with it.")] = []
     dropped: list[DroppedCell]
     mixed: Annotated[
         list[str],

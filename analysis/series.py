@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from analysis import metrics
+from analysis import metrics, oddities
+from analysis.diagnosis import Bottleneck, diagnose
 from analysis.fits import fit
-from analysis.load import Cell, Loaded, Run
+from analysis.load import Cell, Loaded, Measured, Run
+from analysis.oddities import Oddity
 from analysis.origins import mixed
-from analysis.profiles import profile_rows
+from analysis.plausible import ABOVE_IDEAL, doubts
+from analysis.profiles import profile_rows, ranks_of
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
@@ -72,6 +75,7 @@ def build_report(loaded: Loaded) -> Report:
         dropped=[DroppedCell(settings=cell.settings, reason=cell.reason) for cell in manifest.dropped]
         if manifest
         else [],
+        oddities=_of_hosts(loaded.cells),
         mixed=mixed(loaded.cells),
         problems=problems,
     )
@@ -129,8 +133,38 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         bytes_per_step=_known_median([one.bytes_per_step for one in measured]),
         peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
         notes=sorted(cell.notes),
+        bottleneck=_bottleneck(cell, time),
+        mfu=_mfu(measured, time),
+        doubts=doubts([one.physics for one in measured]),
+        oddities=oddities.of_cell(
+            [one.oddities for one in measured],
+            [one.step_time_s for one in measured],
+            [one.slowest_rank for one in measured if one.slowest_rank],
+        ),
     )
     return Result(cell=cell, point=point, draws=draws)
+
+
+def _mfu(measured: Sequence[Measured], time: Estimate | None) -> Estimate | None:
+    """The median over repeats; its interval is that of the throughput."""
+    value = _known_median([one.physics.mfu for one in measured])
+    if value is None or time is None:
+        return None
+    return Estimate(value=value, low=value * time.value / time.high, high=value * time.value / time.low)
+
+
+def _of_hosts(cells: Sequence[Cell]) -> list[Oddity]:
+    measured = [run.measured for cell in cells for run in cell.runs if run.measured]
+    found = oddities.of_hosts([one.slowest_rank for one in measured if one.slowest_rank])
+    return [found] if found else []
+
+
+def _bottleneck(cell: Cell, time: Estimate | None) -> Bottleneck | None:
+    measured = [run.measured for run in cell.runs if run.measured]
+    if time is None:
+        return None
+    slowest = next((one.slowest for one in measured if one.slowest), None)
+    return diagnose([one.waits for one in measured], slowest, ranks_of(cell), time.value)
 
 
 def _unmeasured(cell: Cell) -> str:
@@ -281,7 +315,9 @@ def _scaling_point(kind: Kind, result: Result, base: Result | None) -> ScalingPo
             metrics.scaled_speedup(of_base, of_cell, *numbers),
             metrics.scaled_speedup(base.draws, result.draws, *numbers),
         )
-    return ScalingPoint(**fields, speedup=speedup, efficiency=efficiency, above_ideal=efficiency.low > 1 + _ROUNDING)
+    above_ideal = efficiency.low > 1 + _ROUNDING
+    fields["doubts"] = [*result.point.doubts, *([ABOVE_IDEAL] if above_ideal else [])]
+    return ScalingPoint(**fields, speedup=speedup, efficiency=efficiency, above_ideal=above_ideal)
 
 
 def _counts(loaded: Loaded) -> Counts:

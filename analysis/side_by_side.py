@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.columns import Entry, Marks, TextTable, clean, estimated, interval_notes, plain, repeats, status
+from analysis.columns import (
+    BOTTLENECK,
+    Entry,
+    Marks,
+    TextTable,
+    bottleneck,
+    bottleneck_notes,
+    clean,
+    estimated,
+    interval_notes,
+    plain,
+    repeats,
+    status,
+)
 from analysis.schema import Point, Report
 
 _AXIS = "strategy"
@@ -30,12 +43,13 @@ def strategies_table(report: Report) -> TextTable | None:
             plain(point.bytes_per_step, 1e-6),
             plain(point.exposed_comm_s, 1e3),
             plain(point.accuracy),
+            bottleneck(point.bottleneck),
             Entry(status(point)),
         ]
         for point in points
     ]
     header = [*map(clean, other_keys), _AXIS, "workers", "global batch", "n", "epoch [s]", "samples/s"]
-    header += ["memory [MB]", "sent [MB]", "exposed [ms]", "accuracy", "status"]
+    header += ["memory [MB]", "sent [MB]", "exposed [ms]", "accuracy", BOTTLENECK, "status"]
     hidden = {"n", "exposed [ms]", "epoch [s]"} | ({"global batch"} if _same_batch(points) else set())
     return TextTable(
         name="strategies",
@@ -45,6 +59,7 @@ def strategies_table(report: Report) -> TextTable | None:
         notes=[
             *marks.lines(),
             "Memory is the device's on GPUs; on CPUs it is the process's, with some hundred MB of program code.",
+            *bottleneck_notes(points),
             *interval_notes(points),
         ],
         hidden_in_terminal=frozenset(hidden),

@@ -10,9 +10,10 @@ import io
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from analysis.columns import (
+    BOTTLENECK,
     TERMINAL_WIDTH,
     Entry,
     TextTable,
@@ -23,6 +24,8 @@ from analysis.columns import (
     scaling_table,
     summary,
 )
+from analysis.diagnosis import Cause
+from analysis.oddity_table import oddities_table
 from analysis.profile_table import profile_table
 from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
 from analysis.side_by_side import strategies_table
@@ -33,8 +36,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MOST_TERMINAL_ROWS = 60
-_TERMINAL_WIDTHS = {"workers": 7, "n": 7, "accuracy": 8, "straggler": 9, "global batch": 7}
-_LEFT = frozenset({"status", "settings", "reason"})
+_TERMINAL_WIDTHS = {"workers": 7, "n": 7, "accuracy": 8, "straggler": 9, "global batch": 7, BOTTLENECK: 9}
+_TERMINAL_NAMES = {BOTTLENECK: "limit"}
+"""Where a column's values are narrower than its name."""
+_LEFT = frozenset({BOTTLENECK, "status", "settings", "reason"})
 
 
 def all_tables(report: Report) -> list[TextTable]:
@@ -44,6 +49,7 @@ def all_tables(report: Report) -> list[TextTable]:
         scaling_table(report, "strong"),
         scaling_table(report, "weak"),
         (strategies_table(report) or cells_table(report)) if report.study is None else None,
+        oddities_table(report),
         profile_table(report),
         dropped_table(report),
     ]
@@ -102,7 +108,8 @@ def _terminal_table(table: TextTable, rows: Sequence[Sequence[Entry]], width: in
         name = table.header[index]
         fixed = _TERMINAL_WIDTHS.get(name) or (14 if has_intervals[index] else None)
         numeric = name not in _LEFT and (fixed is not None or _all_numbers(row[index].text for row in rows))
-        drawn.add_column(Text(name), justify="right" if numeric else "left", min_width=fixed, overflow="fold")
+        shown_name = Text(_TERMINAL_NAMES.get(name, name))
+        drawn.add_column(shown_name, justify="right" if numeric else "left", min_width=fixed, overflow="fold")
     for row in rows:
         cells = []
         for index in shown:
@@ -265,7 +272,16 @@ def _csv_header(report: Report) -> list[str]:
     header = ["cell_id", *report.setting_keys, "workers", "global_batch", "batch_per_worker", "status", "reason"]
     header += ["repeats_planned", "repeats_ok", "steps", *_interval_header("step_time_s")]
     header += [*_interval_header("throughput_samples_per_s"), *_interval_header("epoch_time_s")]
-    return [*header, "accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes", "notes"]
+    header += ["accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes"]
+    return [
+        *header,
+        BOTTLENECK,
+        *(f"{cause}_share" for cause in get_args(Cause)),
+        *_interval_header("mfu"),
+        "doubts",
+        "oddities",
+        "notes",
+    ]
 
 
 def _csv_row(report: Report, point: Point) -> list[object]:
@@ -274,7 +290,10 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [point.repeats_planned, point.repeats_ok, point.steps or None, *_interval_values(point.step_time_s)]
     row += [*_interval_values(point.throughput_samples_per_s), *_interval_values(point.epoch_time_s)]
     row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step, point.peak_memory_bytes]
-    return [*row, "; ".join(point.notes)]
+    found = point.bottleneck
+    row += [found and found.name, *(found and found.shares[cause] for cause in get_args(Cause))]
+    row += [*_interval_values(point.mfu), "; ".join(point.doubts)]
+    return [*row, "; ".join(f"{odd.kind}: {odd.words}" for odd in point.oddities), "; ".join(point.notes)]
 
 
 def _interval_header(name: str) -> list[str]:

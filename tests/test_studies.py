@@ -137,7 +137,7 @@ def check_files(folder: Path, report: dict[str, Any]) -> None:
 
 
 def check_panel(panel: dict[str, Any]) -> None:
-    has_unit = re.compile(r".+ \[.+\]|workers|epochs|loader processes|trials|loader processes|trials")
+    has_unit = re.compile(r".+ \[.+\]|workers|epochs|loader processes|trials")
     assert has_unit.fullmatch(panel["y_label"] or panel["x_label"])
     assert has_unit.fullmatch(panel["x_label"]) or panel["mark"] in ("bars", "stack")
     assert panel["series"], panel["title"]
