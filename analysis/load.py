@@ -45,6 +45,8 @@ class Measured:
     server_busy_fraction: float | None = None
     """Of the busiest parameter server's time in the window."""
     course: list[Epoch] = field(default_factory=list)
+    ledger_s: dict[str, float] = field(default_factory=dict)
+    """The whole run's seconds by phase, in order."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -60,6 +62,8 @@ class Run:
     """What it was made with; see `analysis.origins`."""
     trained: list[Epoch] = field(default_factory=list)
     """Also of a run that was cut short, or has diverged: how far it came."""
+    hosts: frozenset[str] = frozenset()
+    """Where its workers ran."""
     epochs: int | None = None
     """That it trained; None where it counts steps, or did not end by itself."""
 
@@ -225,6 +229,7 @@ def _run(record: Record) -> Run:
         measured=measured,
         origin=origin_of(record.environment),
         trained=course(record) if record.window else [],
+        hosts=frozenset(rank.host for rank in record.ranks),
         epochs=_epochs(record) if status == "ok" else None,
     )
 
@@ -270,6 +275,7 @@ def _measure(record: Record) -> Measured:
         ),
         server_busy_fraction=_busiest_server(record.strategy_facts),
         course=course(record),
+        ledger_s=record.ledger,
     )
 
 

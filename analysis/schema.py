@@ -91,6 +91,13 @@ class Point(msgspec.Struct, kw_only=True):
         ),
     ]
     notes: Annotated[list[str], Meta(description="What a reader of the number must know, as the records say it.")]
+    ledger_s: Annotated[
+        dict[str, float],
+        Meta(
+            description="Where a run's wall time goes, from its start to its end, in seconds by phase: medians over the "
+            "repeats that have the phase, so that their sum need not be a run's."
+        ),
+    ] = {}
 
 
 class ScalingPoint(Point, kw_only=True):
@@ -290,6 +297,14 @@ class ProfileRow(msgspec.Struct, kw_only=True):
     ranks: Annotated[list[RankProfile], Meta(description="By rank; as in the record.")]
 
 
+class Origin(msgspec.Struct, kw_only=True):
+    """One value of one fact that numbers were made with."""
+
+    fact: Annotated[str, Meta(description="`images`, `commits`, `driver versions`, `torch versions` or `hosts`.")]
+    value: Annotated[str, Meta(description="`none` where there is none, `unknown` where no record says it.")]
+    runs: Annotated[int, Meta(description="Runs with a number that were made with it.")]
+
+
 class Report(msgspec.Struct, kw_only=True):
     """The whole result."""
 
@@ -316,6 +331,9 @@ class Report(msgspec.Struct, kw_only=True):
         list[str],
         Meta(description="Images, commits, driver and torch versions in which the numbers differ, and where."),
     ]
+    origins: Annotated[
+        list[Origin], Meta(description="What all runs with a number were made with, the most frequent value first.")
+    ] = []
     problems: Annotated[
         list[str], Meta(description="Files that were skipped and cells that were refused, one line each.")
     ]

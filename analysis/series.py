@@ -11,7 +11,7 @@ from statistics import median
 from analysis import metrics
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Run
-from analysis.origins import mixed
+from analysis.origins import mixed, origins
 from analysis.profiles import profile_rows
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
@@ -73,6 +73,7 @@ def build_report(loaded: Loaded) -> Report:
         if manifest
         else [],
         mixed=mixed(loaded.cells),
+        origins=origins(loaded.cells),
         problems=problems,
     )
 
@@ -129,6 +130,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         bytes_per_step=_known_median([one.bytes_per_step for one in measured]),
         peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
         notes=sorted(cell.notes),
+        ledger_s=_median_ledger([one.ledger_s for one in measured]),
     )
     return Result(cell=cell, point=point, draws=draws)
 
@@ -140,6 +142,12 @@ def _unmeasured(cell: Cell) -> str:
 def _known_median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def _median_ledger(ledgers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each phase, in the order in which phases come."""
+    phases = dict.fromkeys(phase for ledger in ledgers for phase in ledger)
+    return {phase: median(ledger[phase] for ledger in ledgers if phase in ledger) for phase in phases}
 
 
 def _reason(runs: Sequence[Run], failed: Counter[str], missing: int) -> str | None:
