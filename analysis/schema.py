@@ -94,8 +94,8 @@ class Point(msgspec.Struct, kw_only=True):
     ledger_s: Annotated[
         dict[str, float],
         Meta(
-            description="Where a run's wall time goes, from its start to its end, in seconds by phase: medians over the "
-            "repeats that have the phase, so that their sum need not be a run's."
+            description="Where a run's wall time goes, from its start to its end, in seconds by phase: medians over "
+            "the repeats that have the phase, so that their sum need not be a run's."
         ),
     ] = {}
 
