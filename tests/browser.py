@@ -101,9 +101,7 @@ class Page:
 
     def screenshot(self, *, whole: bool = False) -> bytes:
         """A PNG of what is to be seen, or of the whole page."""
-        return base64.b64decode(
-            self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
-        )
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"])
 
     def pdf(self) -> bytes:
         """The page as printed."""

@@ -94,6 +94,7 @@ def page(report: Report, advice: Recommendation | None) -> str:
         laws=laws_table(report),
         origins=origins_table(report),
         rules=rules(report),
+        failures=[point for point in report.cells if point.reason or not point.repeats_ok],
         excluded=[clean_long(line) for line in advice.excluded] if advice else [],
         problems=[clean_long(line) for line in report.problems],
         style=_own("page.css"),

@@ -7,6 +7,7 @@ the colours in. Names of configurations go through `plotly_text`, since Plotly r
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,16 @@ def log_ticks(values: Sequence[float], *, rarely: int = 12) -> dict[str, Any]:
     shown = sorted(set(values))
     step = -(-len(shown) // rarely)
     return {"type": "log", "tickvals": shown[::step], "ticktext": [number_text(value) for value in shown[::step]]}
+
+
+def log_scale(values: Sequence[float], steps: Sequence[int] = (1, 2, 5)) -> dict[str, Any]:
+    """A logarithmic axis with whole labels: Plotly's own are the last digit alone, which reads as another number."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return {"type": "log"}
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    shown = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return {"type": "log", "tickvals": shown, "ticktext": [f"{value:g}" for value in shown]}
 
 
 def number_text(value: float) -> str:

@@ -10,6 +10,7 @@ from analysis.page.chart import MUTED, SURFACE, Chart, exact, plotly_text, said,
 from analysis.schema import Point, Report
 
 _MOST_MAPS = 12
+_COLOURS = [[0, "#e6f0f8"], [0.5, "#6aa9d6"], [1, "#0b4f86"]]
 _ROW_PX, _AROUND_PX = 46, 130
 
 
@@ -84,8 +85,7 @@ def _numbers(grid: Sequence[Sequence[Point | None]], x: list[str], y: list[str])
         "customdata": [[_hover(point) for point in line] for line in grid],
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
-        "colorscale": "Blues",
-        "reversescale": False,
+        "colorscale": _COLOURS,
         "colorbar": {"title": {"text": "samples/s"}, "thickness": 12, "outlinewidth": 0},
         "xgap": 3,
         "ygap": 3,

@@ -72,7 +72,7 @@ def _subsets(report: Report) -> Judged:
     unexplained = [p for p in report.cells if p.failed and not p.reason]
     failed = sum(report.runs.failed.values())
     words = (
-        f"{len(report.dropped)} cells were dropped and {failed} runs failed; each is listed with its reason. "
+        f"Dropped cells: {len(report.dropped)}, failed runs: {failed}; each is listed with its reason. "
         f"{report.runs.missing} planned runs have no record yet."
     )
     if not report.runs.planned:

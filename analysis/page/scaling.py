@@ -139,8 +139,8 @@ def _short_labels(found: Sequence[Series]) -> list[str]:
 def _chart(title: str, found: Sequence[Series], measure: _Measure) -> Chart:
     kind = found[0].kind
     labels = _short_labels(found)
-    ideal = _ideal(found, measure)
-    traces = [] if ideal is None else [ideal]
+    workers = sorted({p.workers for one in found for p in [*one.points, *(one.fit.curve if one.fit else ())]})
+    traces = _ideals(found, measure, workers)
     rows: list[list[str]] = []
     for index, (series, label) in enumerate(zip(found, labels, strict=True)):
         traces += _law(series, index, label, measure)
@@ -149,11 +149,12 @@ def _chart(title: str, found: Sequence[Series], measure: _Measure) -> Chart:
             traces.append(_line(series, index, label, drawn))
         rows += [[label, str(point.workers), said(value), str(point.repeats_ok)] for point, value in drawn]
         rows += [[label, str(p.workers), p.status, "0"] for p in series.points if not p.repeats_ok]
-    workers = [p.workers for series in found for p in series.points]
-    workers += [p.workers for series in found if series.fit for p in series.fit.curve]
     y_axis: dict[str, Any] = {"title": {"text": measure.axis(kind)}, "rangemode": "tozero"}
     if measure.ideal == "proportional":
-        y_axis = {"title": {"text": measure.axis(kind)}, "type": "log", "dtick": "D2"}
+        y_axis = {
+            "title": {"text": measure.axis(kind)},
+            **log_ticks([2.0**power for power in range(-4, 21)], rarely=30),
+        }
     return Chart(
         title=f"{measure.title}, {kind} scaling: {title}",
         words=_words(found, labels, measure),
@@ -221,24 +222,29 @@ def _law(series: Series, index: int, label: str, measure: _Measure) -> list[dict
     ]
 
 
-def _ideal(found: Sequence[Series], measure: _Measure) -> dict[str, Any] | None:
-    """From the smallest base of the chart's series; series with another base have their own, of the same slope."""
-    bases = [series.base.workers for series in found if series.base]
-    if measure.ideal == "none" or not bases:
-        return None
-    base = min(bases)
-    x = sorted({point.workers for series in found for point in series.points if point.workers >= base})
-    y = [workers / base if measure.ideal == "proportional" else 1.0 for workers in x]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "ideal",
-        "x": x,
-        "y": y,
-        "line": {"color": MUTED, "width": 1.2, "dash": "dot"},
-        "text": [f"ideal: {number_text(value)}" for value in y],
-        "hoverinfo": "text",
-    }
+def _ideals(found: Sequence[Series], measure: _Measure, workers: Sequence[int]) -> list[dict[str, Any]]:
+    """What no series can beat without a reason, from each base that the chart's series have."""
+    bases = sorted({series.base.workers for series in found if series.base})
+    if measure.ideal == "none":
+        return []
+    traces = []
+    for base in bases if measure.ideal == "proportional" else bases[:1]:
+        x = [count for count in workers if count >= base]
+        y = [count / base if measure.ideal == "proportional" else 1.0 for count in x]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "ideal",
+                "showlegend": not traces,
+                "x": x,
+                "y": y,
+                "line": {"color": MUTED, "width": 1.2, "dash": "dot"},
+                "text": [f"ideal: {number_text(value)}" for value in y],
+                "hoverinfo": "text",
+            }
+        )
+    return traces
 
 
 def _words(found: Sequence[Series], labels: Sequence[str], measure: _Measure) -> str:

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.columns import number
-from analysis.page.chart import MUTED, SYMBOLS, Chart, colour, error_bars, exact, plotly_text, said, setting_text, tags
+from analysis.page.chart import (
+    MUTED,
+    SYMBOLS,
+    Chart,
+    colour,
+    error_bars,
+    exact,
+    log_scale,
+    plotly_text,
+    said,
+    setting_text,
+    tags,
+)
 from analysis.recommend import Choice, Recommendation, duration
 from analysis.schema import Estimate, Point, Report
 
@@ -31,7 +43,7 @@ def ledger_chart(report: Report) -> Chart | None:
     timed = sum(point.ledger_s.get("window", 0.0) for point in cells)
     notes = [f"The first {_MOST_BARS} of {len(cells)} cells are drawn."] if len(cells) > _MOST_BARS else []
     return Chart(
-        title="Where a run's time goes",
+        title="Seconds of a run by phase, for each cell",
         words=f"Seconds of each phase, medians over a cell's repeats. Timed steps are {timed / whole:.0%} of the time."
         if whole
         else "No phase took any time.",
@@ -72,7 +84,7 @@ def _phase(phase: str, index: int, has: Sequence[tuple[str, Point]]) -> dict[str
 def cell_name(point: Point) -> str:
     """A cell by its settings, workers and batch."""
     values = [setting_text(value) for value in point.settings.values() if value is not None]
-    return ", ".join([*values, f"{point.workers} workers", f"batch {point.global_batch}"])
+    return ", ".join([*values, f"{point.workers} worker{'s' * (point.workers > 1)}", f"batch {point.global_batch}"])
 
 
 def pareto_chart(advice: Recommendation, report: Report) -> Chart | None:
@@ -100,14 +112,15 @@ def pareto_chart(advice: Recommendation, report: Report) -> Chart | None:
     traces += [_points(group, dict(key), index, paid) for index, (key, group) in enumerate(groups.items())]
     left_out = len(advice.measured) - len(measured)
     return Chart(
-        title="Time and cost",
+        title="Time against cost, for each measured configuration",
         words=f"Time for {advice.samples:.3g} samples over {'cost' if paid else 'worker-hours'}; further down is "
-        f"faster, further left is cheaper. {len(front)} of {len(advice.measured)} configurations are on the front, of which no"
-        " other is both faster and cheaper.",
+        f"faster, further left is cheaper. {len(front)} of {len(advice.measured)} configurations are on the front: no "
+        "other is both faster and cheaper.",
         traces=traces,
         layout={
-            "xaxis": {"title": {"text": "cost" if paid else "worker-hours"}, "type": "log"},
-            "yaxis": {"title": {"text": "time [s]"}, "type": "log"},
+            "xaxis": {"title": {"text": "cost" if paid else "worker-hours"}}
+            | log_scale([_spent(choice, paid).value for choice in measured]),
+            "yaxis": {"title": {"text": "time [s]"}} | log_scale([choice.time_s.value for choice in measured]),
         },
         header=[
             "configuration",

@@ -16,6 +16,8 @@ from analysis.page.chart import (
     error_bars,
     exact,
     faint,
+    log_scale,
+    log_ticks,
     number_text,
     plotly_text,
     said,
@@ -77,10 +79,15 @@ def _lying_axes(panel: Panel) -> dict[str, Any]:
 
 
 def _standing_axes(panel: Panel) -> dict[str, Any]:
-    def axis(label: str, is_log: bool) -> dict[str, Any]:
-        return {"title": {"text": plotly_text(label, 90)}} | ({"type": "log"} if is_log else {"rangemode": "tozero"})
+    points = [point for series in panel.series for point in series.points]
+    x = [float(point.x) for point in points]
+    y = [point.y.value for point in points]
+    scale = {"x": log_scale(x) if panel.mark == "scatter" else log_ticks(x), "y": log_scale(y)}
 
-    return {"xaxis": axis(panel.x_label, panel.log_x), "yaxis": axis(panel.y_label, panel.log_y)}
+    def axis(name: str, label: str, is_log: bool) -> dict[str, Any]:
+        return {"title": {"text": plotly_text(label, 90)}} | (scale[name] if is_log else {"rangemode": "tozero"})
+
+    return {"xaxis": axis("x", panel.x_label, panel.log_x), "yaxis": axis("y", panel.y_label, panel.log_y)}
 
 
 def _categories(panel: Panel) -> list[str]:
