@@ -23,6 +23,8 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px 3px
 FILTERS = ("workload", "strategy", "precision")
 """The settings by which the page's tables and charts can be filtered."""
 _LONGEST = 60
+_NARROW, _WIDE = 1.7, 20.0
+"""Largest over smallest value: below the first an axis is linear, above the second its labels are few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +96,19 @@ def log_ticks(values: Sequence[float], *, rarely: int = 12) -> dict[str, Any]:
     """A logarithmic axis that shows just the values that were measured, such as numbers of workers."""
     shown = sorted(set(values))
     step = -(-len(shown) // rarely)
-    return {"type": "log", "tickvals": shown[::step], "ticktext": [number_text(value) for value in shown[::step]]}
+    return {"type": "log", "tickvals": shown[::step], "ticktext": [f"{value:g}" for value in shown[::step]]}
 
 
-def log_scale(values: Sequence[float], steps: Sequence[int] = (1, 2, 5)) -> dict[str, Any]:
-    """A logarithmic axis with whole labels: Plotly's own are the last digit alone, which reads as another number."""
-    positive = [value for value in values if value > 0]
-    if not positive:
-        return {"type": "log"}
-    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    shown = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+def log_scale(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis with whole labels: Plotly's own are the last digit alone, which reads as another number.
+
+    Linear where the values hardly differ, or are not all positive.
+    """
+    if not values or min(values) <= 0 or max(values) < _NARROW * min(values):
+        return {"type": "linear"}
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1, 2, 5) if max(values) > _WIDE * min(values) else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    shown = [step * 10.0**power for power in range(low - 1, high + 1) for step in steps]
     return {"type": "log", "tickvals": shown, "ticktext": [f"{value:g}" for value in shown]}
 
 

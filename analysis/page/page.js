@@ -37,7 +37,7 @@
     hoverlabel: { bgcolor: now["@surface"], bordercolor: now.line, font: { color: now["@ink"] }, align: "left" },
     hovermode: "closest",
     margin: { l: 56, r: 14, t: 14, b: 44 },
-    legend: { orientation: "h", x: 0, xanchor: "left", y: -0.2, yanchor: "top", font: { size: width < 420 ? 10 : 11 } },
+    legend: { orientation: "h", traceorder: "normal", xref: "container", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom", font: { size: width < 420 ? 10 : 11 } },
   });
 
   const isChosen = (tags) => Object.entries(chosen).every(([key, value]) => !value || !(key in tags) || tags[key] === value);

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.columns import number
+from analysis.labels import label
 from analysis.page.chart import (
     MUTED,
     SYMBOLS,
@@ -16,7 +17,6 @@ from analysis.page.chart import (
     log_scale,
     plotly_text,
     said,
-    setting_text,
     tags,
 )
 from analysis.recommend import Choice, Recommendation, duration
@@ -83,8 +83,8 @@ def _phase(phase: str, index: int, has: Sequence[tuple[str, Point]]) -> dict[str
 
 def cell_name(point: Point) -> str:
     """A cell by its settings, workers and batch."""
-    values = [setting_text(value) for value in point.settings.values() if value is not None]
-    return ", ".join([*values, f"{point.workers} worker{'s' * (point.workers > 1)}", f"batch {point.global_batch}"])
+    config = point.settings | {"workers": point.workers, "global_batch": point.global_batch}
+    return label(config, list(config))
 
 
 def pareto_chart(advice: Recommendation, report: Report) -> Chart | None:

@@ -69,7 +69,7 @@ def _extremes(points: list[PanelPoint]) -> str:
 def _lying_axes(panel: Panel) -> dict[str, Any]:
     names = _categories(panel)
     return {
-        "barmode": "stack" if panel.mark == "stack" else "overlay",
+        "barmode": "relative" if panel.mark == "stack" else "overlay",
         "xaxis": {"title": {"text": plotly_text(panel.y_label, 90)}, "rangemode": "tozero"},
         "yaxis": {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False, "ticks": ""}
         | {"categoryorder": "array", "categoryarray": names, "tickvals": names}
