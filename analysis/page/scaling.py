@@ -227,7 +227,7 @@ def _ideals(found: Sequence[Series], measure: _Measure, workers: Sequence[int]) 
     bases = sorted({series.base.workers for series in found if series.base})
     if measure.ideal == "none":
         return []
-    traces = []
+    traces: list[dict[str, Any]] = []
     for base in bases if measure.ideal == "proportional" else bases[:1]:
         x = [count for count in workers if count >= base]
         y = [count / base if measure.ideal == "proportional" else 1.0 for count in x]

@@ -133,7 +133,7 @@ def _bars(panel: Panel) -> list[dict[str, Any]]:
 
 
 def _lines(panel: Panel) -> list[dict[str, Any]]:
-    traces = []
+    traces: list[dict[str, Any]] = []
     for index, series in enumerate(panel.series):
         points = series.points
         is_short = len(points) <= _FEW_POINTS
