@@ -81,17 +81,24 @@ def advise(loaded: Loaded, report: Report, goal: Goal = "time") -> Recommendatio
 
 
 def write_page(report: Report, advice: Recommendation | None, out: Path) -> list[Path]:
-    """Write the page, last, so that its path ends what is printed.
+    """Write the page and its numbers; the page last, so that its path ends what is printed.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    from analysis import results
     from analysis.page.assemble import page
     from benchmarks.record import replace
 
+    files = {
+        "report.md": results.report_markdown(report, advice),
+        "results.csv": results.results_csv(report),
+        "dictionary.csv": results.dictionary_csv(report),
+        "report.html": page(report, advice),
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return [replace(out / "report.html", page(report, advice).encode())]
+        return [replace(out / name, text.encode()) for name, text in files.items()]
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); name another folder with --out") from error
 

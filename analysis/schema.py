@@ -36,14 +36,14 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 class Point(msgspec.Struct, kw_only=True):
     """One cell of the grid: all its repeats together. Only repeats that ended `ok` give numbers."""
 
-    cell_id: str
+    cell_id: Annotated[str, Meta(description="The cell, by a digest of its settings.")]
     settings: Annotated[
         dict[str, Option],
         Meta(description="The settings in which the sweep's cells differ, apart from workers and batch."),
     ]
-    workers: int
-    global_batch: int
-    batch_per_worker: int
+    workers: Annotated[int, Meta(description="Processes that train together.")]
+    global_batch: Annotated[int, Meta(description="Samples of one step, of all workers together.")]
+    batch_per_worker: Annotated[int, Meta(description="Samples of one step that one worker takes.")]
     status: Annotated[
         str,
         Meta(
@@ -52,8 +52,8 @@ class Point(msgspec.Struct, kw_only=True):
         ),
     ]
     reason: Annotated[str | None, Meta(description="Why repeats are missing or failed, for people.")]
-    repeats_planned: int
-    repeats_ok: int
+    repeats_planned: Annotated[int, Meta(description="Runs of the cell, as planned or found.")]
+    repeats_ok: Annotated[int, Meta(description="Those that give numbers.")]
     failed: Annotated[dict[str, int], Meta(description="Repeats without a number, by state.")]
     repeats_missing: Annotated[int, Meta(description="Planned, and no record yet.")]
     steps: Annotated[
@@ -63,7 +63,7 @@ class Point(msgspec.Struct, kw_only=True):
         Estimate | None, Meta(description="For one full global batch: window wall time x global batch / samples.")
     ]
     repeat_step_times_s: Annotated[list[float], Meta(description="The same of each repeat that gives numbers.")]
-    throughput_samples_per_s: Estimate | None
+    throughput_samples_per_s: Annotated[Estimate | None, Meta(description="Global batch over the time of a step.")]
     epoch_time_s: Annotated[
         Estimate | None, Meta(description="For one pass over the data; null where the run counts steps.")
     ]

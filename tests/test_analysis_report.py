@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import html
+import io
 import json
 import re
 from collections import Counter
@@ -26,9 +28,10 @@ from analysis.page.scaling import scaling_charts
 from analysis.page.spent import ledger_chart, pareto_chart
 from analysis.page.study import panel_chart
 from analysis.report import advise, main
+from analysis.results import dictionary_csv, report_markdown, results_csv
 from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries, Report
 from analysis.series import build_report
-from analysis.tables import all_tables
+from analysis.tables import all_tables, escape_markdown
 from benchmarks.sweep import Dropped
 from tests import synthetic
 
@@ -536,3 +539,65 @@ def test_a_sweep_without_a_number_has_a_page(tmp_path: Path) -> None:
     assert answer.text() == "No cell has a number yet."
     assert tree.tagged("figure") == []
     assert {one.text() for one in tree.tagged("strong")} <= {"does not apply", "not met"}
+
+
+def csv_of(content: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content)))
+
+
+def test_results_have_all_measures_of_every_cell(demo: Path) -> None:
+    report = report_of(demo)
+    rows = {row["cell_id"]: row for row in csv_of(results_csv(report))}
+    assert list(rows) == [point.cell_id for point in report.cells]
+    point = next(one for one in report.strong[1].points if one.workers == 4)
+    row = rows[point.cell_id]
+    for name, value in (("step_time_s", point.step_time_s), ("strong_efficiency", point.efficiency)):
+        assert value is not None
+        found = [float(row[f"{name}{end}"]) for end in ("", "_low", "_high")]
+        assert found == [value.value, value.low, value.high]
+    assert row["strong_series"] == "2"
+    assert row["ledger_window_s"] == "10.0"
+    assert row["workload"] == "lenet"
+    weak = next(one for series in report.weak for one in series.points if one.cell_id == point.cell_id)
+    assert weak.speedup is not None
+    assert float(row["weak_speedup"]) == weak.speedup.value != float(row["strong_speedup"])
+    lost = rows["lenet-ddp-w8-b512"]
+    assert (lost["status"], lost["step_time_s"], lost["repeats_ok"]) == ("oom", "", "0")
+
+
+def test_results_have_the_studys_measures(tmp_path: Path) -> None:
+    synthetic.write(tmp_path, [synthetic.record(synthetic.config(workers)) for workers in (1, 2)])
+    figure = [{"kind": "bars", "y": "data_wait_s"}]
+    synthetic.write_manifest(tmp_path, [synthetic.config(workers) for workers in (1, 2)], figure=figure)
+    report = report_of(tmp_path)
+    assert [row["data_wait_s"] for row in csv_of(results_csv(report))] == ["0.0", "0.0"]
+    words = {row["column"]: row for row in csv_of(dictionary_csv(report))}
+    assert words["data_wait_s"]["unit"] == "s"
+    assert "waiting for data" in words["data_wait_s"]["meaning"]
+
+
+def test_the_dictionary_explains_every_column_with_its_unit(demo: Path) -> None:
+    report = report_of(demo)
+    words = csv_of(dictionary_csv(report))
+    assert [row["column"] for row in words] == list(csv_of(results_csv(report))[0])
+    assert [row["column"] for row in words if len(row["meaning"]) < 10] == []
+    units = {row["column"]: row["unit"] for row in words}
+    assert units["step_time_s_low"] == "s"
+    assert units["throughput_samples_per_s"] == "samples/s"
+    assert units["peak_memory_bytes"] == units["bytes_per_step"] == "bytes"
+    assert units["strong_speedup"] == units["accuracy"] == units["workers"] == ""
+    assert units["global_batch"] == "samples"
+
+
+def test_markdown_has_the_answer_the_tables_and_the_rules(demo: Path) -> None:
+    loaded = load_cells(demo)
+    report = build_report(loaded)
+    advice = advise(loaded, report)
+    assert advice is not None
+    text = report_markdown(report, advice)
+    assert (
+        text.index(escape_markdown(advice.sentence)) < text.index("## Strong scaling") < text.index("## Scaling laws")
+    )
+    assert text.count("**not met**") == list(verdicts(report).values()).count("not met") > 0
+    assert [line[:3] for line in text.splitlines()[-12:]] == [f"{n}. "[:3] for n in range(1, 13)]
+    assert escape_markdown("lenet ddp, global batch 64") in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,21 @@ def test_sorting_is_by_number_and_leaves_unknown_last(page: Page, report: Path) 
     names = page.run(f"({COLUMN})('workload')")
     assert names == sorted(names)
     assert len(set(names)) == 2
+
+
+def test_sorting_reads_numbers_in_every_shape_that_tables_have(page: Page, report: Path) -> None:
+    opened(page, report)
+    ordered = ["-2.31", "1.00e-04", "0.0973", "0.112", "0.9", "4 †", "12.0", "> 30.1", "4103"]
+    page.run(
+        "((texts) => { const table = document.getElementById('table-strong');"
+        "[...table.tBodies[0].rows].forEach((row, i) => { row.cells[0].textContent = texts[i] ?? '-'; }); })"
+        f"({json.dumps(sorted(ordered))})"
+    )
+    name = page.run("document.querySelector('#table-strong th').textContent")
+    page.run(f"({CLICK})('{name}')")
+    shown = page.run(f"({COLUMN})('{name}')")
+    assert shown[: len(ordered)] == ordered
+    assert set(shown[len(ordered) :]) == {"-"}
 
 
 def test_a_filter_hides_rows_traces_and_charts(page: Page, report: Path) -> None:
