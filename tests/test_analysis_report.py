@@ -129,7 +129,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def write_hostile(folder: Path) -> Path:
     """A sweep in which all that a user or a failing run can name is hostile."""
-    configs, records = [], []
+    configs: list[dict[str, Any]] = []
+    records = []
     for name in HOSTILE.values():
         for workers in (1, 2, 4, 8):
             of = synthetic.config(workers, workload={"name": name}, strategy={"name": name, "hook": name})
