@@ -48,8 +48,8 @@ status: $(STAMP) ## the live state of a sweep (the newest, or CLUSTER=... SWEEP=
 cancel: $(STAMP) ## take a sweep's jobs back (the newest's, or CLUSTER=... SWEEP=...); results stay
 	@$(PYTHON) -m slurm.cancel $(CHOSEN) --results $(RESULTS)
 
-report: $(STAMP) ## tables and figures of a sweep (the newest, or CLUSTER=... SWEEP=...)
-	@$(PYTHON) -m analysis.scaling $(CHOSEN) --results $(RESULTS) $(ARGS)
+report: $(STAMP) ## tables, figures and the page report.html of a sweep (the newest, or CLUSTER=... SWEEP=...)
+	@$(PYTHON) -m analysis.report $(CHOSEN) --results $(RESULTS) $(ARGS)
 
 check: $(STAMP) ## format, lint, types
 	$(PYTHON) -m ruff format --check .

@@ -49,6 +49,8 @@ class Measured:
     server_busy_fraction: float | None = None
     """Of the busiest parameter server's time in the window."""
     course: list[Epoch] = field(default_factory=list)
+    ledger_s: dict[str, float] = field(default_factory=dict)
+    """The whole run's seconds by phase, in order."""
     waits: Waits
     slowest: str | None
     """Which rank, and how much slower than the others; in words."""
@@ -70,6 +72,8 @@ class Run:
     """What it was made with; see `analysis.origins`."""
     trained: list[Epoch] = field(default_factory=list)
     """Also of a run that was cut short, or has diverged: how far it came."""
+    hosts: frozenset[str] = frozenset()
+    """Where its workers ran."""
     epochs: int | None = None
     """That it trained; None where it counts steps, or did not end by itself."""
 
@@ -251,6 +255,7 @@ def _run(record: Record) -> Run:
         measured=measured,
         origin=origin_of(record.environment),
         trained=course(record) if record.window else [],
+        hosts=frozenset(rank.host for rank in record.ranks),
         epochs=_epochs(record) if status == "ok" else None,
     )
 
@@ -301,6 +306,7 @@ def _measure(record: Record) -> Measured:
         oddities=oddities.of_steps(record.window),
         slowest_rank=oddities.slowest_of(record.ranks),
         physics=physics_of(record, factors),
+        ledger_s=record.ledger,
     )
 
 

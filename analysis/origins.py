@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from analysis.schema import Origin
 
 if TYPE_CHECKING:
     from analysis.load import Cell
@@ -34,6 +36,22 @@ def mixed(cells: Iterable[Cell]) -> list[str]:
             for fact, value in run.origin.items() if run.measured else ():
                 runs[fact][value].append(cell.cell_id)
     return [f"mixed {fact}: {_counted(values)}" for fact, values in runs.items() if len(values) > 1]
+
+
+def origins(cells: Iterable[Cell]) -> list[Origin]:
+    """Every value of every fact behind the numbers, with how many runs have it; a run may have several hosts."""
+    runs: dict[str, Counter[str]] = {}
+    for cell in cells:
+        for run in cell.runs:
+            if run.measured:
+                for fact, value in run.origin.items():
+                    runs.setdefault(fact, Counter())[value] += 1
+                runs.setdefault("hosts", Counter()).update(run.hosts)
+    return [
+        Origin(fact=fact, value=value, runs=count)
+        for fact, values in runs.items()
+        for value, count in sorted(values.items(), key=lambda item: (-item[1], item[0]))
+    ]
 
 
 def _counted(values: Mapping[str, list[str]]) -> str:

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from analysis.candidates import Candidate, Wanted, candidates, forecasts, on_front
-from analysis.load import load_cells
-from analysis.schema import Estimate
+from analysis.load import Loaded, load_cells
+from analysis.schema import Estimate, Report
 from analysis.series import build_report
 from analysis.statistics import ENOUGH_REPEATS, Floats, estimate
 from benchmarks.errors import UserError, told
@@ -129,14 +129,18 @@ def recommend(folder: Path, goal: Goal, wanted: Wanted) -> Recommendation:
         UserError: no such sweep, or nothing in it has a number.
     """
     loaded = load_cells(folder)
+    return choose(loaded, build_report(loaded), goal, wanted)
+
+
+def choose(loaded: Loaded, report: Report, goal: Goal, wanted: Wanted) -> Recommendation:
+    """The same of a sweep that is read already, with its report. Raises UserError where nothing in it has a number."""
     found, excluded = candidates(loaded.cells, wanted)
     if not found and not excluded:
-        raise UserError(f"{folder}: no cell has a number yet; the sweep's command again runs what is missing")
+        raise UserError(f"{loaded.folder}: no cell has a number yet; the sweep's command again runs what is missing")
     amount: Callable[[Candidate], float] = {"time": lambda one: one.time_s, "cost": lambda one: one.price}[goal]
     found.sort(key=amount)
     best, runner_up = [*found[:2], None, None][:2]
-    ahead = build_report(loaded)
-    predicted = forecasts([*ahead.strong, *ahead.weak], wanted, loaded.cells)
+    predicted = forecasts([*report.strong, *report.weak], wanted, loaded.cells)
     like = [one for one in found[1:] if best and _alike(best, one, goal)]
     sure = _probability_best(found, goal) if best else None
     front = on_front(found)

@@ -38,14 +38,14 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 class Point(msgspec.Struct, kw_only=True):
     """One cell of the grid: all its repeats together. Only repeats that ended `ok` give numbers."""
 
-    cell_id: str
+    cell_id: Annotated[str, Meta(description="The cell, by a digest of its settings.")]
     settings: Annotated[
         dict[str, Option],
         Meta(description="The settings in which the sweep's cells differ, apart from workers and batch."),
     ]
-    workers: int
-    global_batch: int
-    batch_per_worker: int
+    workers: Annotated[int, Meta(description="Processes that train together.")]
+    global_batch: Annotated[int, Meta(description="Samples of one step, of all workers together.")]
+    batch_per_worker: Annotated[int, Meta(description="Samples of one step that one worker takes.")]
     status: Annotated[
         str,
         Meta(
@@ -54,8 +54,8 @@ class Point(msgspec.Struct, kw_only=True):
         ),
     ]
     reason: Annotated[str | None, Meta(description="Why repeats are missing or failed, for people.")]
-    repeats_planned: int
-    repeats_ok: int
+    repeats_planned: Annotated[int, Meta(description="Runs of the cell, as planned or found.")]
+    repeats_ok: Annotated[int, Meta(description="Those that give numbers.")]
     failed: Annotated[dict[str, int], Meta(description="Repeats without a number, by state.")]
     repeats_missing: Annotated[int, Meta(description="Planned, and no record yet.")]
     steps: Annotated[
@@ -65,7 +65,7 @@ class Point(msgspec.Struct, kw_only=True):
         Estimate | None, Meta(description="For one full global batch: window wall time x global batch / samples.")
     ]
     repeat_step_times_s: Annotated[list[float], Meta(description="The same of each repeat that gives numbers.")]
-    throughput_samples_per_s: Estimate | None
+    throughput_samples_per_s: Annotated[Estimate | None, Meta(description="Global batch over the time of a step.")]
     epoch_time_s: Annotated[
         Estimate | None, Meta(description="For one pass over the data; null where the run counts steps.")
     ]
@@ -103,6 +103,13 @@ class Point(msgspec.Struct, kw_only=True):
         ),
     ] = None
     doubts: Annotated[list[str], Meta(description="Why the numbers cannot be true; they are shown all the same.")] = []
+    ledger_s: Annotated[
+        dict[str, float],
+        Meta(
+            description="Where a run's wall time goes, from its start to its end, in seconds by phase: medians over "
+            "the repeats that have the phase, so that their sum need not be a run's."
+        ),
+    ] = {}
 
 
 class ScalingPoint(Point, kw_only=True):
@@ -305,6 +312,14 @@ class ProfileRow(msgspec.Struct, kw_only=True):
     ranks: Annotated[list[RankProfile], Meta(description="By rank; as in the record.")]
 
 
+class Origin(msgspec.Struct, kw_only=True):
+    """One value of one fact that numbers were made with."""
+
+    fact: Annotated[str, Meta(description="`images`, `commits`, `driver versions`, `torch versions` or `hosts`.")]
+    value: Annotated[str, Meta(description="`none` where there is none, `unknown` where no record says it.")]
+    runs: Annotated[int, Meta(description="Runs with a number that were made with it.")]
+
+
 class Report(msgspec.Struct, kw_only=True):
     """The whole result."""
 
@@ -332,6 +347,9 @@ class Report(msgspec.Struct, kw_only=True):
         list[str],
         Meta(description="Images, commits, driver and torch versions in which the numbers differ, and where."),
     ]
+    origins: Annotated[
+        list[Origin], Meta(description="What all runs with a number were made with, the most frequent value first.")
+    ] = []
     problems: Annotated[
         list[str], Meta(description="Files that were skipped and cells that were refused, one line each.")
     ]

@@ -13,7 +13,7 @@ from analysis.diagnosis import Bottleneck, diagnose
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Measured, Run
 from analysis.oddities import Oddity
-from analysis.origins import mixed
+from analysis.origins import mixed, origins
 from analysis.plausible import ABOVE_IDEAL, doubts
 from analysis.profiles import profile_rows, ranks_of
 from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
@@ -77,6 +77,7 @@ def build_report(loaded: Loaded) -> Report:
         else [],
         oddities=_of_hosts(loaded.cells),
         mixed=mixed(loaded.cells),
+        origins=origins(loaded.cells),
         problems=problems,
     )
 
@@ -141,6 +142,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
             [one.step_time_s for one in measured],
             [one.slowest_rank for one in measured if one.slowest_rank],
         ),
+        ledger_s=_median_ledger([one.ledger_s for one in measured]),
     )
     return Result(cell=cell, point=point, draws=draws)
 
@@ -174,6 +176,12 @@ def _unmeasured(cell: Cell) -> str:
 def _known_median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def _median_ledger(ledgers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each phase, in the order in which phases come."""
+    phases = dict.fromkeys(phase for ledger in ledgers for phase in ledger)
+    return {phase: median(ledger[phase] for ledger in ledgers if phase in ledger) for phase in phases}
 
 
 def _reason(runs: Sequence[Run], failed: Counter[str], missing: int) -> str | None:

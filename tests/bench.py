@@ -31,6 +31,7 @@ from tests.bench_image import bench_image
 from tests.bench_ladder import bench_ladder
 from tests.bench_loader import bench_loader
 from tests.bench_pipeline import bench_pipeline
+from tests.bench_report import bench_report
 from tests.bench_slurm import bench_slurm
 from tests.conftest import PROJECT, base_mapping
 
@@ -178,6 +179,7 @@ def main() -> None:
         lambda: command_time("python -m analysis.scaling --help", sys.executable, "-m", "analysis.scaling", "--help"),
         lambda: command_time("make plan", "make", "plan"),
         analysis_rows,
+        bench_report,
         bench_slurm,
         bench_image,
     ]

@@ -132,6 +132,8 @@ def test_the_plugins_are_glue_without_torch(path: Path) -> None:
     + [
         "hydra_plugins.scalebench.sweeper",
         "hydra_plugins.scalebench.launcher",
+        "analysis.report",
+        "analysis.page.assemble",
         "analysis.scaling",
         "analysis.series",
         "analysis.plots",

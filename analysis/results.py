@@ -1,0 +1,190 @@
+"""All numbers of a sweep as one table for other programs, the meaning of its columns, and the page as Markdown.
+
+`results.csv` has one row for each cell; `dictionary.csv` says of each column what it means and its unit, in the words
+of `analysis/schema.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from analysis.columns import clean_long
+from analysis.page.assemble import ShownTable, laws_table, origins_table
+from analysis.page.rules import rules
+from analysis.recommend import Recommendation
+from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
+from analysis.tables import escape_markdown, markdown, write_csv
+
+_PLAIN = ("cell_id", "status", "reason", "workers", "global_batch", "batch_per_worker", "repeats_planned", "repeats_ok")
+_ESTIMATES = ("step_time_s", "throughput_samples_per_s", "epoch_time_s")
+_NUMBERS = ("accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes")
+_RATIOS = ("speedup", "efficiency")
+_UNITS = (
+    ("_samples_per_s", "samples/s"),
+    ("_per_s", "1/s"),
+    ("_s", "s"),
+    ("_bytes", "bytes"),
+    ("bytes_per_step", "bytes"),
+    ("_batch", "samples"),
+    ("batch_per_worker", "samples"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of `results.csv`."""
+
+    name: str
+    unit: str
+    meaning: str
+    of: Callable[[Point], object]
+
+
+def columns(report: Report) -> list[Column]:
+    """All columns, those of settings, series, phases and measures as the sweep has them."""
+    found = [_field(name) for name in _PLAIN]
+    found += [_setting(key) for key in report.setting_keys]
+    found += [_field("steps"), _field("repeats_missing")]
+    for name in _ESTIMATES:
+        found += _ends(name, _meaning(Point, name), _unit(name), _get(name))
+    found += [_field(name) for name in _NUMBERS]
+    for kind, series in (("strong", report.strong), ("weak", report.weak)):
+        found += _ratios(kind, series)
+    phases = dict.fromkeys(phase for point in report.cells for phase in point.ledger_s)
+    found += [_phase(phase) for phase in phases]
+    found += _measures(report)
+    notes = Column(name="notes", unit="", meaning=_meaning(Point, "notes"), of=lambda point: "; ".join(point.notes))
+    return [*found, notes]
+
+
+def results_csv(report: Report) -> str:
+    """One row for each cell, numbers in full precision, nothing for unknown."""
+    shown = columns(report)
+    return write_csv([one.name for one in shown], [[one.of(point) for one in shown] for point in report.cells])
+
+
+def dictionary_csv(report: Report) -> str:
+    """One row for each column of `results.csv`."""
+    return write_csv(["column", "unit", "meaning"], [[one.name, one.unit, one.meaning] for one in columns(report)])
+
+
+def report_markdown(report: Report, advice: Recommendation | None) -> str:
+    """The page as text: the answer, the tables, the laws, provenance and the rules."""
+    whole = markdown(report, [])
+    title, _, tables = whole.partition("\n\n")
+    answer = clean_long(advice.sentence) if advice else "No cell has a number yet."
+    parts = [title, f"**{escape_markdown(answer)}**", tables.rstrip()]
+    parts += [_table(table) for table in (laws_table(report), origins_table(report)) if table]
+    parts.append("## Twelve rules for benchmarks (Hoefler and Belli, SC15), and this sweep")
+    lines = [
+        f"{rule.number}. {escape_markdown(rule.text)} **{rule.verdict}**: {escape_markdown(rule.evidence)}"
+        for rule in rules(report)
+    ]
+    parts.append("\n".join(map(clean_long, lines)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: ShownTable) -> str:
+    from tabulate import tabulate
+
+    rows = [[escape_markdown(f"{one.text} {one.interval}".strip()) for one in row.entries] for row in table.rows]
+    align = ["right" if numeric else "left" for numeric in table.numeric]
+    drawn = tabulate(rows, headers=table.header, tablefmt="pipe", colalign=align, disable_numparse=True)
+    return "\n\n".join([f"## {table.title}", drawn, *(f"- {escape_markdown(note)}" for note in table.notes)])
+
+
+@cache
+def _descriptions(of: type[msgspec.Struct]) -> dict[str, str]:
+    """What the schema says of each field."""
+    schema: dict[str, Any] = msgspec.json.schema(of)["$defs"][of.__name__]["properties"]
+    return {name: str(one.get("description", "")) for name, one in schema.items()}
+
+
+def _meaning(of: type[msgspec.Struct], name: str) -> str:
+    return _descriptions(of)[name]
+
+
+def _unit(name: str) -> str:
+    return next((unit for ending, unit in _UNITS if name.endswith(ending)), "")
+
+
+def _get(name: str) -> Callable[[Point], Any]:
+    return lambda point: getattr(point, name)
+
+
+def _field(name: str) -> Column:
+    return Column(name=name, unit=_unit(name), meaning=_meaning(Point, name), of=_get(name))
+
+
+def _setting(key: str) -> Column:
+    return Column(name=key, unit="", meaning="A setting in which the cells differ.", of=lambda p: p.settings.get(key))
+
+
+def _phase(phase: str) -> Column:
+    meaning = f"The run's phase `{clean_long(phase)}`: median over the repeats that have it."
+    return Column(name=f"ledger_{phase}_s", unit="s", meaning=meaning, of=lambda point: point.ledger_s.get(phase))
+
+
+def _ends(name: str, meaning: str, unit: str, of: Callable[[Point], Estimate | None]) -> list[Column]:
+    """A number and both ends of its interval; of a lower bound only the lower end is known."""
+
+    def value(point: Point) -> float | None:
+        found = of(point)
+        return None if found is None or found.is_bound else found.value
+
+    def low(point: Point) -> float | None:
+        found = of(point)
+        return None if found is None else found.low
+
+    def high(point: Point) -> float | None:
+        found = of(point)
+        return None if found is None or found.is_bound or found.open_above else found.high
+
+    return [
+        Column(name=name, unit=unit, meaning=f"Median over repeats. {meaning}".strip(), of=value),
+        Column(name=f"{name}_low", unit=unit, meaning=f"Lower end of the 95 % interval of {name}.", of=low),
+        Column(name=f"{name}_high", unit=unit, meaning=f"Upper end of the 95 % interval of {name}.", of=high),
+    ]
+
+
+def _ratios(kind: str, series: Sequence[Series]) -> Iterable[Column]:
+    """Of the cell's series of this kind, of which it is in one at most."""
+    if not series:
+        return
+    points = {point.cell_id: point for one in series for point in one.points}
+    numbers = {point.cell_id: one.number for one in series for point in one.points}
+    yield Column(
+        name=f"{kind}_series",
+        unit="",
+        meaning=_meaning(Series, "number"),
+        of=lambda cell: numbers.get(cell.cell_id),
+    )
+    for name in _RATIOS:
+        meaning = _meaning(ScalingPoint, name)
+
+        def of(cell: Point, name: str = name) -> Estimate | None:
+            found = points.get(cell.cell_id)
+            return getattr(found, name) if found else None
+
+        yield from _ends(f"{kind}_{name}", meaning, "", of)
+
+
+def _measures(report: Report) -> Iterable[Column]:
+    """What the study's figure shows and no other column has."""
+    if report.study is None:
+        return
+    rows = {row.cell_id: row.values for row in report.study.rows}
+    for name, label in report.study.measures.items():
+        if name in (*_ESTIMATES, *_NUMBERS):
+            continue
+        unit = label.rpartition("[")[2].rstrip("]") if label.endswith("]") else ""
+
+        def of(cell: Point, name: str = name) -> Estimate | None:
+            return rows.get(cell.cell_id, {}).get(name)
+
+        yield from _ends(name, clean_long(label), unit, of)
