@@ -146,7 +146,7 @@ def _ends(name: str, meaning: str, unit: str, of: Callable[[Point], Estimate | N
         return None if found is None or found.is_bound or found.open_above else found.high
 
     return [
-        Column(name=name, unit=unit, meaning=f"Median over repeats. {meaning}".strip(), of=value),
+        Column(name=name, unit=unit, meaning=meaning, of=value),
         Column(name=f"{name}_low", unit=unit, meaning=f"Lower end of the 95 % interval of {name}.", of=low),
         Column(name=f"{name}_high", unit=unit, meaning=f"Upper end of the 95 % interval of {name}.", of=high),
     ]
@@ -187,4 +187,4 @@ def _measures(report: Report) -> Iterable[Column]:
         def of(cell: Point, name: str = name) -> Estimate | None:
             return rows.get(cell.cell_id, {}).get(name)
 
-        yield from _ends(name, clean_long(label), unit, of)
+        yield from _ends(name, f"Median over repeats: {clean_long(label)}.", unit, of)

@@ -62,12 +62,16 @@ class Point(msgspec.Struct, kw_only=True):
         int, Meta(description="Timed steps of one repeat (the fewest over repeats); 0 where there is no number.")
     ]
     step_time_s: Annotated[
-        Estimate | None, Meta(description="For one full global batch: window wall time x global batch / samples.")
+        Estimate | None,
+        Meta(description="Median over repeats, for a full global batch: window wall time x global batch / samples."),
     ]
     repeat_step_times_s: Annotated[list[float], Meta(description="The same of each repeat that gives numbers.")]
-    throughput_samples_per_s: Annotated[Estimate | None, Meta(description="Global batch over the time of a step.")]
+    throughput_samples_per_s: Annotated[
+        Estimate | None, Meta(description="Global batch over the median time of a step.")
+    ]
     epoch_time_s: Annotated[
-        Estimate | None, Meta(description="For one pass over the data; null where the run counts steps.")
+        Estimate | None,
+        Meta(description="Median over repeats, for one pass over the data; null where the run counts steps."),
     ]
     accuracy: Annotated[float | None, Meta(description="Median over repeats of the last evaluation.")]
     straggler_ratio: Annotated[

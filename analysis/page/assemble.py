@@ -127,7 +127,7 @@ def chart_groups(report: Report, advice: Recommendation | None) -> list[Group]:
             name="grid",
             title="Workers and batch size",
             charts=maps,
-            notes=["Grey cells have no number; they say their state."]
+            notes=["Grey cells have no number; they say their state. Places left empty are not in the sweep."]
             + ([f"{without_map} more grids are in the tables only."] if without_map else []),
         ),
         Group(name="cost", title="Time and cost", charts=[pareto] if pareto else [], notes=[]),
