@@ -89,11 +89,12 @@ def plain(value: float | None, factor: float = 1.0) -> Entry:
     return Entry(_NO_NUMBER if value is None else number(value * factor))
 
 
-_DETAILS = ("exposed [ms]", "sent [MB]", "MFU")
+_DETAILS = ("exposed [ms]", "sent [MB]", "MFU", "MFU of ceiling")
 
 
 def _details(point: Point) -> list[Entry]:
-    return [plain(point.exposed_comm_s, 1e3), plain(point.bytes_per_step, 1e-6), estimated(point.mfu)]
+    sent = plain(point.bytes_per_step, 1e-6)
+    return [plain(point.exposed_comm_s, 1e3), sent, estimated(point.mfu), estimated(point.mfu_of_ceiling)]
 
 
 BOTTLENECK = "bottleneck"

@@ -118,10 +118,9 @@ def _compute_beyond_the_median_s(record: Record, longest: NDArray[np.float64], s
     known = [of_span for of_span in waits if of_span and len(of_span) == len(record.ranks)]
     if len(known) < len(waits):
         return float(np.median(longest)) - median_low(rank.own_time_s - rank.data_wait_s for rank in record.ranks)
-    own_s = [step_s - sum(of_rank) / steps for of_rank in zip(*known, strict=True)]
+    own_s: list[float] = [step_s - sum(of_rank) / steps for of_rank in zip(*known, strict=True)]
     computes_s = [own - rank.data_wait_s for own, rank in zip(own_s, record.ranks, strict=True)]
-    beyond_s: float = longest.mean() - median_low(computes_s)
-    return beyond_s
+    return float(longest.mean()) - median_low(computes_s)
 
 
 def _slowed_computing_s(window: Window, ranks: Sequence[RankSummary]) -> float:

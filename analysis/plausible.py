@@ -17,6 +17,7 @@ ABOVE_IDEAL = "above the ideal by more than the interval: find the cause (caches
 ABOVE_PEAK = (
     "more operations than the device's datasheet peak: the counted FLOPs, the time or the device's name is wrong"
 )
+ABOVE_CEILING = "more operations than a large matrix product did in the same job: the FLOPs or the ceiling are wrong"
 ABOVE_LINK = "all-reduce bandwidth above what the device's links can send: it did not move what it is counted to"
 NEGATIVE = "steps with communication are faster than without, beyond noise: `exposed` is not to be believed"
 
@@ -32,6 +33,8 @@ class Physics:
     mfu: float | None
     """Model FLOPs utilisation: the counted operations over what the datasheet's peak could do in the same time
     (Chowdhery et al. 2022, arXiv 2204.02311, appendix B)."""
+    mfu_of_ceiling: float | None
+    """The same over the rate of a large matrix product in the same job."""
     allreduce_of_peak: float | None
     """Of the bandwidth that the device's links allow."""
     exposed_comm_share: float | None
@@ -53,8 +56,11 @@ def physics_of(record: Record, factors: Floats) -> Physics:
     measured = record.communication.allreduce_gb_per_s if record.communication else None
     most = sheet.allreduce_gb_per_s if sheet else None
     exposed = window.exposed_comm_s
+    precision = record.config["precision"]["name"]
+    ceiling = (record.ceilings or {}).get(f"matmul_{precision}_flops_per_s")
     return Physics(
-        mfu=_mfu(record, sheet.tflops.get(record.config["precision"]["name"]) if sheet else None),
+        mfu_of_ceiling=_mfu(record, ceiling / 1e12 if ceiling else None),
+        mfu=_mfu(record, sheet.tflops.get(precision) if sheet else None),
         allreduce_of_peak=None if measured is None or most is None else measured / most,
         exposed_comm_share=sum(exposed) / sum(window.step_time_s) if exposed else None,
         exposed_comm_noise=_noise(window.step_time_s, factors, record.config.get("warmup_steps")),
@@ -84,6 +90,7 @@ def doubts(runs: Sequence[Physics]) -> list[str]:
     """What cannot be true of a cell, by most of its repeats; one line each."""
     found = {
         ABOVE_PEAK: [run.mfu is not None and run.mfu > 1 for run in runs],
+        ABOVE_CEILING: [run.mfu_of_ceiling is not None and run.mfu_of_ceiling > 1 for run in runs],
         ABOVE_LINK: [run.allreduce_of_peak is not None and run.allreduce_of_peak > 1 for run in runs],
         NEGATIVE: [
             run.exposed_comm_share is not None

@@ -106,6 +106,9 @@ class Point(msgspec.Struct, kw_only=True):
             "run's precision; null for devices whose peak is not known, such as CPUs."
         ),
     ] = None
+    mfu_of_ceiling: Annotated[
+        Estimate | None, Meta(description="The same over the rate of a large matrix product measured in the same job.")
+    ] = None
     doubts: Annotated[list[str], Meta(description="Why the numbers cannot be true; they are shown all the same.")] = []
     ledger_s: Annotated[
         dict[str, float],

@@ -11,7 +11,7 @@ from statistics import median
 from analysis import metrics, oddities
 from analysis.diagnosis import Bottleneck, diagnose
 from analysis.fits import fit
-from analysis.load import Cell, Loaded, Measured, Run
+from analysis.load import Cell, Loaded, Run
 from analysis.oddities import Oddity
 from analysis.origins import mixed, origins
 from analysis.plausible import ABOVE_IDEAL, doubts
@@ -135,7 +135,8 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
         notes=sorted(cell.notes),
         bottleneck=_bottleneck(cell, time),
-        mfu=_mfu(measured, time),
+        mfu=_of_throughput([one.physics.mfu for one in measured], time),
+        mfu_of_ceiling=_of_throughput([one.physics.mfu_of_ceiling for one in measured], time),
         doubts=doubts([one.physics for one in measured]),
         oddities=oddities.of_cell(
             [one.oddities for one in measured],
@@ -147,9 +148,9 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
     return Result(cell=cell, point=point, draws=draws)
 
 
-def _mfu(measured: Sequence[Measured], time: Estimate | None) -> Estimate | None:
+def _of_throughput(values: Sequence[float | None], time: Estimate | None) -> Estimate | None:
     """The median over repeats; its interval is that of the throughput."""
-    value = _known_median([one.physics.mfu for one in measured])
+    value = _known_median(values)
     if value is None or time is None:
         return None
     return Estimate(value=value, low=value * time.value / time.high, high=value * time.value / time.low)

@@ -278,6 +278,7 @@ def _csv_header(report: Report) -> list[str]:
         BOTTLENECK,
         *(f"{cause}_share" for cause in get_args(Cause)),
         *_interval_header("mfu"),
+        *_interval_header("mfu_of_ceiling"),
         "doubts",
         "oddities",
         "notes",
@@ -292,7 +293,7 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step, point.peak_memory_bytes]
     found = point.bottleneck
     row += [found and found.name, *(found and found.shares[cause] for cause in get_args(Cause))]
-    row += [*_interval_values(point.mfu), "; ".join(point.doubts)]
+    row += [*_interval_values(point.mfu), *_interval_values(point.mfu_of_ceiling), "; ".join(point.doubts)]
     return [*row, "; ".join(f"{odd.kind}: {odd.words}" for odd in point.oddities), "; ".join(point.notes)]
 
 

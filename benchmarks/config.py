@@ -42,6 +42,7 @@ _CHOICES = {
 NOT_IDENTITY = (
     *("sweep", "cluster", "data.root", "data.download"),
     *("memory_gb_per_worker", "run_limit_s", "hang_limit_s"),
+    "ceilings",  # after the window, which they leave as it is
 )
 NOT_CELL = ("seed", "repeat", "profile")
 
@@ -119,6 +120,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Take a few steps under a profiler in place of the window; see `benchmarks/profiling.py`."""
     slowdown: dict[int, Factor] = {}
     """Ranks that are made slower, by which factor; see `benchmarks/slowdown.py`."""
+    ceilings: bool = False
+    """Measure what the device can do at best, after the window; see `benchmarks/ceilings.py`."""
     run_limit_s: PositiveNumber
     hang_limit_s: PositiveNumber
 

@@ -22,6 +22,7 @@ PHASES: Final = (
         "profile",
         "checks",
         "communication",
+        "ceilings",
     ),
     "teardown",
 )

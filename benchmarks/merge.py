@@ -55,6 +55,7 @@ class RankResult(msgspec.Struct, kw_only=True):
     strategy_facts: dict[str, Any] = {}
     stopped_after_epochs: int | None = None
     profile: RankProfile | None = None
+    ceilings: dict[str, float] | None = None
     environment: dict[str, Any] = {}
 
     def series(self, name: str) -> list[float]:
@@ -236,6 +237,12 @@ def merge_memory(results: Sequence[RankResult]) -> Memory:
         peak_host_bytes=max(result.peak_host_bytes for result in results),
         peak_device_bytes=max(device) if device else None,
     )
+
+
+def merge_ceilings(results: Sequence[RankResult]) -> dict[str, float | None] | None:
+    """Means over ranks: devices that differ together do what their ceilings add up to. None where nobody measured."""
+    known = [result.ceilings for result in results if result.ceilings]
+    return {name: statistics.fmean(one[name] for one in known) for name in known[0]} if known else None
 
 
 def merge_checks(results: Sequence[RankResult]) -> list[Check]:

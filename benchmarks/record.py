@@ -53,7 +53,7 @@ class Reason(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     phase: str
     """Where the run was: start, rendezvous, data, build, warmup, window, evaluation, batch_schedule, profile,
-    checks, communication or teardown, in this order."""
+    checks, communication, ceilings or teardown, in this order."""
     kind: str
     """A short machine-readable word: the exception's class, `signal SIGKILL`, `hang`, a failed check's name, ..."""
     message: str
@@ -224,6 +224,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`
     and `imports` (those of the supervisor; the workers' are in `start`)."""
     ceilings: dict[str, float | None] | None
+    """As `benchmarks/ceilings.py` names them, means over workers; null where they were not asked for."""
     sanity: list[Check]
     notes: list[str]
     """What a reader of the number must know, for example `oversubscribed`."""

@@ -178,7 +178,7 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
         profile=[result.profile for result in results if result.profile] if whole else [],
         energy=None,
         ledger={**this.before, **merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns)},
-        ceilings=None,
+        ceilings=merge.merge_ceilings(results) if whole else None,
         sanity=checks,
         notes=["oversubscribed"] if run.oversubscribed else [],
         environment=host_environment() | (first.environment if first else {}),

@@ -8,7 +8,7 @@ costs nor their effects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -68,6 +68,7 @@ class Measured:
     strategy_facts: dict[str, Any]
     stopped_after_epochs: int | None = None
     profile: RankProfile | None = None
+    ceilings: dict[str, float] | None = None
 
 
 def timed_span(
@@ -105,6 +106,9 @@ def measure(run: RunConfig, place: Place, strategy: Strategy, report: Report) ->
     trainer.warm_up(loader)
 
     measured = (_profiled if run.profile else _timed)(trainer, loader, dataset, report)
+    if run.ceilings:
+        report.phase("ceilings")
+        measured = replace(measured, ceilings=trainer.measure_ceilings())
     feed.close()
     return measured
 

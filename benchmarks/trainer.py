@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks import sanity
 from benchmarks.batch_schedule import batch_schedules
 from benchmarks.batch_schedule.noise import measured_noise_scale
+from benchmarks.ceilings import measure_ceilings
 from benchmarks.communication import Probe
 from benchmarks.compiling import Compilation
 from benchmarks.config import RunConfig
@@ -162,6 +163,11 @@ class Trainer:
         self._clock = None
         probe = Probe(self.place, self.strategy, self._unscheduled, self.run.warmup_steps)
         return probe.measure({size: loader.same(size) for size in self._batch_sizes(loader)}, self.gradient_bytes)
+
+    def measure_ceilings(self) -> dict[str, float]:
+        """What this device can do at best; the model takes no part in it."""
+        precision, in_group = self.run.precision.name, self.strategy.communicates
+        return measure_ceilings(self.place, precision, self.precision.dtype, in_group=in_group)
 
     def _batch_sizes(self, loader: Loader) -> list[int]:
         """Of all global batches that the window may have."""

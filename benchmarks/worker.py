@@ -169,6 +169,7 @@ def _fill(result: RankResult, measured: Measured) -> None:
     result.strategy_facts = measured.strategy_facts
     result.stopped_after_epochs = measured.stopped_after_epochs
     result.profile = measured.profile
+    result.ceilings = measured.ceilings
     result.peak_host_bytes = measured.memory.host_bytes
     result.peak_device_bytes = measured.memory.device_bytes
     result.loaded_bytes_per_step = measured.loaded_bytes_per_step

@@ -103,7 +103,9 @@ def profiled(workers: int, repeat: int = 9, **split: float) -> Record:
 
 def report_of(folder: Path, *records: Record) -> Report:
     synthetic.write(folder, records)
-    return build_report(load_cells(folder))
+    report = build_report(load_cells(folder))
+    msgspec.json.encode(report)  # plain numbers, as every report must hold
+    return report
 
 
 def found(folder: Path, *records: Record) -> Bottleneck:

@@ -14,7 +14,7 @@ import pytest
 from analysis import plausible
 from analysis.datasheets import datasheet
 from analysis.load import load_cells
-from analysis.plausible import ABOVE_IDEAL, ABOVE_LINK, ABOVE_PEAK, NEGATIVE
+from analysis.plausible import ABOVE_CEILING, ABOVE_IDEAL, ABOVE_LINK, ABOVE_PEAK, NEGATIVE
 from analysis.schema import Point, Report
 from analysis.series import build_report
 from analysis.tables import cells_csv, markdown
@@ -129,6 +129,16 @@ def test_different_devices_have_no_common_peak(tmp_path: Path) -> None:
 def test_more_operations_than_the_peak(tmp_path: Path, flops: float, doubts: list[str]) -> None:
     """1.95e12 operations for each of 640 samples/s are all that four A100 can do."""
     assert point_of(tmp_path, on(A100, model=counted(flops))).doubts == doubts
+
+
+@pytest.mark.parametrize(("rate", "doubts"), [(1e12, []), (0.99e12, [ABOVE_CEILING])])
+def test_more_operations_than_the_measured_ceiling(tmp_path: Path, rate: float, doubts: list[str]) -> None:
+    """Four workers need 0.998e12 each; the ceiling of another precision says nothing."""
+    ceilings: dict[str, float | None] = {"matmul_bf16_flops_per_s": rate, "matmul_fp32_flops_per_s": 1.0}
+    point = point_of(tmp_path, on("cpu", model=counted(0.998e12 * 4 / 640), ceilings=ceilings))
+    assert point.mfu_of_ceiling
+    assert point.mfu_of_ceiling.value == pytest.approx(0.998e12 / rate)
+    assert point.doubts == doubts
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""What the device can do at best, measured in the same job: an upper bound to hold a training's numbers against.
+
+All workers measure at the same moment, as they train: cores, memory and links that they share are shared here, too. Of
+several rounds the fastest counts, since a ceiling is what can be reached, not what usually is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.strategy import Place
+
+_MATRIX = {"cuda": 8192, "cpu": 1024}
+"""Rows and columns: large enough to keep all of the device busy, small enough for any memory."""
+_COPIED_BYTES = {"cuda": 2**30, "cpu": 2**26}
+"""Several times any cache."""
+_REDUCED_BYTES = (2**16, 2**20, 2**24, 2**26)
+_ROUNDS = 10
+
+
+def measure_ceilings(place: Place, precision: str, dtype: torch.dtype, *, in_group: bool) -> dict[str, float]:
+    """The ceilings of this worker's device; all workers of a run call it together.
+
+    Args:
+        place: This worker's.
+        precision: Its name, under which the product's rate is kept.
+        dtype: In which matrices are multiplied; whether fp32 is TF32 has been set by the precision.
+        in_group: Whether the workers have a process group.
+
+    Returns:
+        `matmul_<precision>_flops_per_s`: of the product of two square matrices, 2 n^3 operations.
+        `copy_gb_per_s`: 1e9 bytes per second, read and written, of a copy within the device's memory.
+        `allreduce_<bytes>_gb_per_s`: bus bandwidth by the size of an fp32 vector; only of several workers in a group.
+    """
+    size = _MATRIX[place.device.type]
+    left, right = (torch.randn(size, size, device=place.device).to(dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    product_s = _fastest_s(place, lambda: torch.mm(left, right, out=product), in_group)
+    found = {f"matmul_{precision}_flops_per_s": 2 * size**3 / product_s}
+    source = torch.ones(_COPIED_BYTES[place.device.type] // 4, device=place.device)
+    target = torch.empty_like(source)
+    copied_bytes = 2 * source.numel() * source.element_size()
+    found["copy_gb_per_s"] = copied_bytes / 1e9 / _fastest_s(place, lambda: target.copy_(source), in_group)
+    if in_group and place.workers > 1:
+        for reduced_bytes in _REDUCED_BYTES:
+            vector = torch.zeros(reduced_bytes // 4, device=place.device)
+            sent_bytes = 2 * (place.workers - 1) / place.workers * reduced_bytes
+            seconds = _fastest_s(place, partial(dist.all_reduce, vector), in_group)
+            found[f"allreduce_{reduced_bytes}_gb_per_s"] = sent_bytes / 1e9 / seconds
+    return found
+
+
+def _fastest_s(place: Place, operation: Callable[[], object], in_group: bool) -> float:
+    """Seconds of the fastest round; one more goes before, for what it settles. All ranks begin each round together."""
+    times = []
+    for _ in range(1 + _ROUNDS):
+        if in_group:
+            dist.barrier()
+        _settle(place.device)
+        started = time.perf_counter()
+        operation()
+        _settle(place.device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def _settle(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
