@@ -12,7 +12,7 @@ from analysis.labels import label, telling
 from analysis.load import load_cells
 from benchmarks.errors import UserError
 from benchmarks.record import replace
-from benchmarks.sweep import is_part_of_cell
+from benchmarks.telling import is_part_of_cell
 from benchmarks.variants import Option
 
 SCHEMA_VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.columns import clean
-from benchmarks.sweep import telling_keys
+from benchmarks.telling import telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
 
 _BATCH_SIZES = ("batch_per_worker", "global_batch")

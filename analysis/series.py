@@ -21,7 +21,8 @@ from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
 from analysis.tuning import build_search
 from benchmarks.errors import UserError
-from benchmarks.sweep import FIXED_BATCH, is_part_of_cell, telling_keys
+from benchmarks.sweep import FIXED_BATCH
+from benchmarks.telling import is_part_of_cell, telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
 
 _SIZES = ("workers", "global_batch", "batch_per_worker")

@@ -20,6 +20,7 @@ import msgspec
 from benchmarks import rules
 from benchmarks.cluster import Cluster, NonNegative, Positive, placed
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
+from benchmarks.key_needs import NEEDS
 from benchmarks.target import TargetMetric, check_target
 from benchmarks.variants import CONF_DIR, TRAITS, VARIANT_AXES, Option, names_on, variant_file
 
@@ -45,29 +46,6 @@ NOT_IDENTITY = (
     "ceilings",  # after the window, which they leave as it is
 )
 NOT_CELL = ("seed", "repeat", "profile")
-
-_NEEDS = {
-    "compile": {
-        "compile not in ['reduce-overhead', 'cudagraphs'] or device == 'cuda'": (
-            "CUDA graphs replay a GPU's kernels; on a CPU, reduce-overhead would be default"
-        ),
-        "compile == 'none' or warmup_steps > 0": "without warm-up the window would hold the compilation",
-        "compile in ['none', 'default'] or device == 'cpu' or warmup_steps >= 3": (
-            "a CUDA graph is recorded in the second step after compilation, and replayed from the third"
-        ),
-    },
-    "fuse_for_evaluation": {
-        "not fuse_for_evaluation or evaluate": "without an evaluation there is nothing to fuse for",
-        "not fuse_for_evaluation or workload.conv_bn in [None, True]": (
-            "this workload has no convolution that a batch norm follows"
-        ),
-    },
-    "pin_cores": {
-        "not pin_cores or cluster.cores_per_node is None or workers // nodes * threads_per_worker"
-        " <= cluster.cores_per_node": "each worker is bound to as many cores of its own as it has threads",
-    },
-}
-"""Rules of the top level's keys, with the reason, as `needs` in a variant's file."""
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +142,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 )
         self._check_places()
         values |= self._traits(values)
-        for key, needs in _NEEDS.items():
+        for key, needs in NEEDS.items():
             for rule, reason in needs.items():
                 if not rules.holds(rule, values):
                     raise ImpossibleRunError(f"{key}={values[key]} needs {rule}: {reason}")

@@ -21,9 +21,10 @@ import msgspec
 
 from benchmarks import rules
 from benchmarks.cluster import chosen_node_type, placed, threads_share
-from benchmarks.config import NOT_CELL, NOT_IDENTITY, RunConfig, flatten, is_below, one_line
+from benchmarks.config import RunConfig, flatten, one_line
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
 from benchmarks.profile import repeats_of
+from benchmarks.telling import telling_keys
 from benchmarks.variants import VARIANT_AXES, Option, variant_file
 
 Settings = dict[str, Any]
@@ -34,13 +35,6 @@ FIXED_BATCH = {"strong": "global_batch", "weak": "batch_per_worker"}
 
 # What decides where a run happens, besides the cluster.
 _PLACE = ("workers", "nodes", "node_type", "device", "threads_per_worker")
-
-# Keys whose value often follows from others'.
-_SOURCES = {
-    "nodes": ("workers", "node_type"),
-    "threads_per_worker": ("node_type",),
-    "device": ("node_type",),
-}
 
 _SERIES = re.compile(r"(-?\d+)\.\.(-?\d+)(?:([x+])(\d+))?")
 
@@ -334,29 +328,3 @@ def apply(base: Mapping[str, Any], settings: Mapping[str, Option]) -> dict[str, 
 def shown_keys(plan: Plan) -> list[str]:
     """The columns of a plan: what differs between cells; for a single cell, what it is."""
     return telling_keys([run.config.flat() for run in plan.runs]) or ["workload", "strategy", "workers", "global_batch"]
-
-
-def telling_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
-    """The dotted keys that tell configurations apart, as a table's columns; repeat, seed and the like aside.
-
-    What follows from another key adds nothing and is left out: an option from its variant's name (every `ddp` has the
-    same bucket size, `single` has none), the number of nodes from that of workers.
-    """
-    keys = dict.fromkeys(key for config in configs for key in config if is_part_of_cell(key))
-    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
-    return [key for key in differing if not _follows(key, configs)]
-
-
-def is_part_of_cell(key: str) -> bool:
-    """Whether a dotted key says what is measured: not where, for how long at most, or how often."""
-    return not is_below(key, NOT_IDENTITY + NOT_CELL)
-
-
-def _follows(key: str, configs: Sequence[Mapping[str, Option]]) -> bool:
-    """Whether a key's value is the same wherever those are the same from which it follows."""
-    group, _, option = key.partition(".")
-    sources = (group,) if option and group in VARIANT_AXES else _SOURCES.get(key)
-    if sources is None:
-        return False
-    given = [tuple(repr(config.get(source)) for source in sources) for config in configs]
-    return len({(at, repr(config.get(key))) for at, config in zip(given, configs, strict=True)}) == len(set(given))

@@ -16,7 +16,8 @@ from benchmarks.config import is_below, one_line
 from benchmarks.errors import ConfigError, unknown
 from benchmarks.rungs import Pruning, rungs
 from benchmarks.search_space import Dimension, Interval, read_dimension
-from benchmarks.sweep import NothingToRunError, Plan, Settings, Sweep, expand, is_part_of_cell, override, plan
+from benchmarks.sweep import NothingToRunError, Plan, Settings, Sweep, expand, override, plan
+from benchmarks.telling import is_part_of_cell
 from benchmarks.variants import VARIANT_AXES, Option, variant_file
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]

@@ -18,7 +18,7 @@ RUNGS: dict[str, tuple[dict[str, Any], float]] = {
     "baseline": ({}, 0.4),
     "channels_last=true": ({"channels_last": True}, 0.2),
     "bf16": ({"precision": {"name": "bf16"}}, 0.1),
-    "bf16, channels_last=true": ({"channels_last": True, "precision": {"name": "bf16"}}, 0.05),
+    "... + channels_last=true": ({"channels_last": True, "precision": {"name": "bf16"}}, 0.05),
 }
 """Settings that differ from the baseline, and seconds of a step."""
 
@@ -71,3 +71,24 @@ def test_a_rung_that_failed_is_named_and_the_others_are_shown(tmp_path: Path) ->
     [series] = panel.series
     assert [point.x for point in series.points] == [name for name in RUNGS if name != "bf16"]
     assert panel.missing == ["bf16: oom"]
+
+
+def test_a_rung_says_what_it_adds_to_the_one_before_only_if_it_stands_on_that(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [
+        {},
+        {"precision": {"name": "bf16"}},
+        {"threads_per_worker": 2},
+        {"precision": {"name": "bf16"}, "channels_last": True},
+        {"precision": {"name": "bf16"}, "channels_last": True, "threads_per_worker": 2},
+    ]
+    records = [
+        synthetic.record(synthetic.config(1, **own), cell_id=f"cell{number}", run_id=f"cell{number}")
+        for number, own in enumerate(settings)
+    ]
+    synthetic.write(tmp_path, records)
+    cells = sorted(load_cells(tmp_path).cells, key=lambda cell: cell.cell_id)
+    [series] = ladder(Subject(cells=cells, title=""), y="step_time_s").series
+    assert [point.x for point in series.points] == [
+        *("baseline", "bf16", "threads_per_worker=2"),
+        *("bf16, channels_last=true", "... + threads_per_worker=2"),
+    ]

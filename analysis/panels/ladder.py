@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from analysis.labels import label, telling
+from analysis.load import Cell
 from analysis.measures import draws_of, measure
 from analysis.panels import Subject, panel_kind
 from analysis.panels.comparing import repeats_with_number
 from analysis.schema import Panel, PanelPoint, PanelSeries
 from analysis.statistics import estimate
+from benchmarks.variants import Option
 
 
 @panel_kind("ladder", lambda options: [options["y"]])
@@ -20,10 +24,7 @@ def ladder(subject: Subject, *, y: str) -> Panel:
     one = measure(y)
     points, missing = [], []
     base = draws_of(subject.cells[0], y) if subject.cells else None
-    keys = telling([cell.config for cell in subject.cells])
-    for cell in subject.cells:
-        changed = [key for key in keys if cell.config.get(key) != subject.cells[0].config.get(key)]
-        name = label(cell.config, changed) if changed else "baseline"
+    for cell, (name, changed) in zip(subject.cells, _rungs(subject.cells), strict=True):
         found = draws_of(cell, y)
         if found is None:
             missing.append(f"{name}: {cell.runs[0].status if cell.runs else 'planned'}")
@@ -45,3 +46,18 @@ def ladder(subject: Subject, *, y: str) -> Panel:
         series=[PanelSeries(label=one.label, points=points)],
         missing=missing,
     )
+
+
+def _rungs(cells: Sequence[Cell]) -> list[tuple[str, bool]]:
+    """Each cell's name, and whether it differs from the baseline; a rung on top of the one before says what it adds."""
+    keys = telling([cell.config for cell in cells])
+    found: list[tuple[str, bool]] = []
+    below: dict[str, Option] = {}
+    for cell in cells:
+        changed = {key: cell.config.get(key) for key in keys if cell.config.get(key) != cells[0].config.get(key)}
+        added = [key for key in changed if key not in below]
+        stands_on = bool(below) and bool(added) and all(changed.get(key) == value for key, value in below.items())
+        name = f"... + {label(cell.config, added)}" if stands_on else label(cell.config, list(changed))
+        found.append((name if changed else "baseline", bool(changed)))
+        below = changed
+    return found
