@@ -158,9 +158,10 @@ def test_the_repo_is_read_only(clone: Path, image: Image) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_signals_reach_python(clone: Path, image: Image, number: signal.Signals) -> None:
     program = (
-        "import signal, sys, time\n"
-        f"signal.signal({int(number)}, lambda *_: (time.sleep(0.2), print('caught', flush=True), sys.exit(7)))\n"
-        "print('ready', flush=True)\n"
+        # Not print: the signal may come while it is still at work, and it cannot be entered twice.
+        "import os, signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda *_: (time.sleep(0.2), os.write(1, b'caught\\n'), sys.exit(7)))\n"
+        "os.write(1, b'ready\\n')\n"
         "while True: time.sleep(0.1)\n"
     )
     (clone / "results" / "wait.py").write_text(program)
