@@ -51,7 +51,7 @@ DRIFTING: dict[str, dict[str, Any]] = {
     "diloco": {**NESTEROV, **PLAIN},
     "diloco_adam": {**GENTLE, **ADAM},
     "every_three": {"strategy.every": 3},
-    "fp16": {"precision": "fp16"},
+    "fp16": {"precision": "fp16", "optimizer.lr": 0.05},
 }
 BATCH_NORM: dict[str, dict[str, Any]] = {
     "batch_norm": {**RESNET, "strategy.every": 2},
