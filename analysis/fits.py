@@ -69,53 +69,50 @@ def _messages(p: Floats, n: Floats) -> Floats:
 
 _INFINITE = math.inf
 _NO_LOSS, _SOME_LOSS = 0.02, 0.01
+_Time = Callable[[Floats, Floats], Floats]
+
+
+def _serial(name: str, time: _Time) -> Model:
+    return Model(
+        name=name,
+        parameters=("t1_s", "serial_fraction"),
+        time=time,
+        start=lambda t1: np.array([t1, _NO_LOSS]),
+        upper=(_INFINITE, 1.0),
+    )
+
+
+def _universal(time: _Time) -> Model:
+    return Model(
+        name="universal scalability law",
+        parameters=("t1_s", "sigma", "kappa"),
+        time=time,
+        start=lambda t1: np.array([t1, _NO_LOSS, _SOME_LOSS / 10]),
+        upper=(_INFINITE, 1.0, _INFINITE),
+    )
+
+
+def _communicating(time: _Time, latency: float) -> Model:
+    """`latency`: where the search for alpha begins, as a share of one worker's time."""
+    return Model(
+        name="latency and bandwidth",
+        parameters=("work_s", "alpha_s", "beta_s"),
+        time=time,
+        start=lambda t1: np.array([t1, t1 * latency, t1 * _SOME_LOSS]),
+        upper=(_INFINITE, _INFINITE, _INFINITE),
+    )
+
 
 MODELS: Mapping[Kind, tuple[Model, ...]] = {
     "strong": (
-        Model(
-            name="Amdahl",
-            parameters=("t1_s", "serial_fraction"),
-            time=_amdahl,
-            start=lambda t1: np.array([t1, _NO_LOSS]),
-            upper=(_INFINITE, 1.0),
-        ),
-        Model(
-            name="universal scalability law",
-            parameters=("t1_s", "sigma", "kappa"),
-            time=lambda p, n: _slowed(p, n) / n,
-            start=lambda t1: np.array([t1, _NO_LOSS, _SOME_LOSS / 10]),
-            upper=(_INFINITE, 1.0, _INFINITE),
-        ),
-        Model(
-            name="latency and bandwidth",
-            parameters=("work_s", "alpha_s", "beta_s"),
-            time=lambda p, n: p[0] / n + _messages(p, n),
-            start=lambda t1: np.array([t1, t1 * _SOME_LOSS / 10, t1 * _SOME_LOSS]),
-            upper=(_INFINITE, _INFINITE, _INFINITE),
-        ),
+        _serial("Amdahl", _amdahl),
+        _universal(lambda p, n: _slowed(p, n) / n),
+        _communicating(lambda p, n: p[0] / n + _messages(p, n), _SOME_LOSS / 10),
     ),
     "weak": (
-        Model(
-            name="Gustafson",
-            parameters=("t1_s", "serial_fraction"),
-            time=_gustafson,
-            start=lambda t1: np.array([t1, _NO_LOSS]),
-            upper=(_INFINITE, 1.0),
-        ),
-        Model(
-            name="universal scalability law",
-            parameters=("t1_s", "sigma", "kappa"),
-            time=_slowed,
-            start=lambda t1: np.array([t1, _NO_LOSS, _SOME_LOSS / 10]),
-            upper=(_INFINITE, 1.0, _INFINITE),
-        ),
-        Model(
-            name="latency and bandwidth",
-            parameters=("work_s", "alpha_s", "beta_s"),
-            time=lambda p, n: p[0] + _messages(p, n),
-            start=lambda t1: np.array([t1, t1 * _SOME_LOSS, t1 * _SOME_LOSS]),
-            upper=(_INFINITE, _INFINITE, _INFINITE),
-        ),
+        _serial("Gustafson", _gustafson),
+        _universal(_slowed),
+        _communicating(lambda p, n: p[0] + _messages(p, n), _SOME_LOSS),
     ),
 }
 
