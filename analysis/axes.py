@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.schema import Estimate, Panel
+from analysis.estimate import Estimate
+from analysis.study_schema import Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

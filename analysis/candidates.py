@@ -8,10 +8,11 @@ from statistics import median
 
 import numpy as np
 
+from analysis.estimate import Estimate
 from analysis.labels import label, telling
 from analysis.load import Cell
 from analysis.measures import draws_of
-from analysis.schema import Estimate, Series
+from analysis.schema import Series
 from analysis.statistics import Floats, estimate
 
 _NOTHING: Floats = np.empty(0)

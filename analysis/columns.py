@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from analysis.diagnosis import EXPLAINED, Bottleneck, Cause
-from analysis.schema import Estimate, Kind, Point, Report, Series
+from analysis.estimate import Estimate
+from analysis.schema import Kind, Point, Report, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
 from benchmarks.variants import Option
 

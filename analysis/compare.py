@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from analysis.campaign import Campaign, CampaignCell, matched, pin, read_campaign
+from analysis.estimate import Estimate
 from analysis.permutation import Shift, enough, holm, shift
-from analysis.schema import Estimate
 from analysis.statistics import LEVEL
 from benchmarks.errors import UserError, told
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from analysis.axes import FEW_POINTS, plain_axes, reach, sides
 from analysis.columns import clean_long, number
 from analysis.points import history, scatter
-from analysis.schema import Panel, PanelPoint, PanelSeries, Study
+from analysis.study_schema import Panel, PanelPoint, PanelSeries, Study
 from analysis.style import COLOURS, LINES, MARKERS, figure_files, plain_text
 
 if TYPE_CHECKING:

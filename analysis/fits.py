@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.schema import Estimate, Fit, HeldOut, Kind, Prediction
+from analysis.estimate import Estimate
+from analysis.schema import Fit, HeldOut, Kind, Prediction
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.schema import Estimate
+from analysis.estimate import Estimate
 from analysis.statistics import estimate
 from benchmarks.search_space import Dimension
 from benchmarks.trials import Study, Trial

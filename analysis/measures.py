@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from analysis.course import Epoch
+from analysis.estimate import Estimate
 from analysis.load import Cell, Measured
 from analysis.profiles import PROFILED
-from analysis.schema import Estimate
 from analysis.statistics import STEP_RESAMPLES, Floats, bootstrap_median, estimate
 from analysis.target import SPENT, currency
 from benchmarks.errors import unknown

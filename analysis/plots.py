@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from analysis import metrics
 from analysis.columns import OVERSUBSCRIBED
-from analysis.schema import Estimate, Kind, Report, ScalingPoint, Series
+from analysis.estimate import Estimate
+from analysis.schema import Kind, Report, ScalingPoint, Series
 from analysis.style import GREY, LINES, MARKERS, figure_files, plain_text
 from benchmarks.variants import VARIANT_AXES
 

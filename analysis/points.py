@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.axes import plain_axes, sides
-from analysis.schema import Panel
+from analysis.study_schema import Panel
 from analysis.style import COLOURS, GREY, MARKERS, plain_text
 
 if TYPE_CHECKING:

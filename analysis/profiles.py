@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+from analysis.estimate import Estimate
 from analysis.labels import label, telling
 from analysis.load import Cell
-from analysis.schema import Estimate, ProfileRow
+from analysis.schema import ProfileRow
 from benchmarks.profile import RankProfile
 
 

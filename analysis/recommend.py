@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 
 from analysis.candidates import Candidate, Wanted, candidates, forecasts, on_front
+from analysis.estimate import Estimate
 from analysis.load import Loaded, load_cells
-from analysis.schema import Estimate, Report
+from analysis.schema import Report
 from analysis.series import build_report
 from analysis.statistics import ENOUGH_REPEATS, Floats, estimate
 from benchmarks.errors import UserError, told

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from analysis.columns import clean_long
+from analysis.estimate import Estimate
 from analysis.page.assemble import ShownTable, laws_table, origins_table
 from analysis.page.rules import rules
 from analysis.recommend import Recommendation
-from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
+from analysis.schema import Point, Report, ScalingPoint, Series
 from analysis.tables import escape_markdown, markdown, write_csv
 
 _PLAIN = ("cell_id", "status", "reason", "workers", "global_batch", "batch_per_worker", "repeats_planned", "repeats_ok")

@@ -10,13 +10,14 @@ from statistics import median
 
 from analysis import metrics, oddities
 from analysis.diagnosis import Bottleneck, diagnose
+from analysis.estimate import Estimate
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Run
 from analysis.oddities import Oddity
 from analysis.origins import mixed, origins
 from analysis.plausible import ABOVE_IDEAL, doubts
 from analysis.profiles import profile_rows, ranks_of
-from analysis.schema import Base, Counts, DroppedCell, Estimate, Kind, Point, Report, ScalingPoint, Series
+from analysis.schema import Base, Counts, DroppedCell, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
 from analysis.tuning import build_search

@@ -26,7 +26,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.schema import Estimate
+from analysis.estimate import Estimate
 
 Floats = NDArray[np.float64]
 

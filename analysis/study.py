@@ -11,7 +11,7 @@ from analysis.labels import label, plain_value, telling
 from analysis.load import Cell
 from analysis.measures import MEASURES, estimate_of, label_of
 from analysis.panels import SCALING, SHARED, Subject, check_types, make_panel, measures_of
-from analysis.schema import Panel, Study, StudyRow
+from analysis.study_schema import Panel, Study, StudyRow
 from benchmarks import rules
 from benchmarks.config import known_keys
 from benchmarks.errors import ConfigError, unknown

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analysis.columns import TERMINAL_WIDTH, Entry, TextTable, clean, clean_long, estimated
-from analysis.schema import Report, Study
+from analysis.schema import Report
+from analysis.study_schema import Study
 
 _MEASURE_WIDTH = 16
 """Of a column in a terminal: a number with its interval."""

@@ -25,9 +25,10 @@ from analysis.columns import (
     summary,
 )
 from analysis.diagnosis import Cause
+from analysis.estimate import Estimate
 from analysis.oddity_table import oddities_table
 from analysis.profile_table import profile_table
-from analysis.schema import Estimate, Point, Report, ScalingPoint, Series
+from analysis.schema import Point, Report, ScalingPoint, Series
 from analysis.side_by_side import strategies_table
 from analysis.study_table import study_table
 from analysis.tuning import search_table

@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 
 from analysis.course import Epoch
+from analysis.estimate import Estimate
 from analysis.load import Cell, Run
-from analysis.schema import Estimate
 from analysis.statistics import DRAWS, LEVEL, Floats, generator
 from benchmarks.target import Target, TargetMetric
 

@@ -8,7 +8,8 @@ from math import sqrt
 from pathlib import Path
 
 from analysis.columns import Entry, TextTable, clean, clean_long, number
-from analysis.schema import Report, Search, TrialRow
+from analysis.schema import Report
+from analysis.study_schema import Search, TrialRow
 from benchmarks.errors import UserError
 from benchmarks.trials import Study, Trial, read_studies
 from benchmarks.tuning import Definition

@@ -214,7 +214,6 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     strategy_facts: dict[str, Any] = {}
     """What the strategy, the schedules, the mixing and the compiler decided and observed, such as a pipeline's stages
     or a server's load."""
-    """What the strategy and the batch schedule decided and observed, such as a pipeline's stages or a server's load."""
     stopped_after_epochs: int | None = None
     """The epochs that were trained until the evaluation that reached the target to stop at; null where none did."""
     profile: list[RankProfile] = []

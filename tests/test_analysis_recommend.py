@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from analysis.candidates import Wanted
+from analysis.estimate import Estimate
 from analysis.recommend import between, duration, main, recommend
-from analysis.schema import Estimate
 from tests import synthetic
 
 PRICED = {

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from analysis.estimate import Estimate
 from analysis.load import load_cells
 from analysis.page.assemble import filters, laws_table, origins_table, page, tables
 from analysis.page.chart import log_scale, plotly_text
@@ -29,8 +30,9 @@ from analysis.page.spent import ledger_chart, pareto_chart
 from analysis.page.study import panel_chart
 from analysis.report import advise, main
 from analysis.results import dictionary_csv, report_markdown, results_csv
-from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries, Report
+from analysis.schema import Report
 from analysis.series import build_report
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from analysis.tables import all_tables, escape_markdown
 from benchmarks.sweep import Dropped
 from tests import synthetic

@@ -15,14 +15,16 @@ from matplotlib.figure import Figure
 from analysis import measures, study_check
 from analysis.axes import _spaced
 from analysis.drawing import _rows, study_figure
+from analysis.estimate import Estimate
 from analysis.labels import axis_label, label, telling
 from analysis.load import Cell, Run, load_cells
 from analysis.panels import Subject, kinds, make_panel, panel_kind
 from analysis.panels.comparing import best_of
 from analysis.scaling import write_files
-from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries, Report, Study, json_schema
+from analysis.schema import Report, json_schema
 from analysis.series import build_report
 from analysis.study import build_study, check_figure
+from analysis.study_schema import Panel, PanelPoint, PanelSeries, Study
 from analysis.style import figure_files
 from analysis.tables import latex, markdown
 from benchmarks.errors import ConfigError

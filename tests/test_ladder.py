@@ -10,7 +10,7 @@ import pytest
 from analysis.load import load_cells
 from analysis.panels import Subject
 from analysis.panels.ladder import ladder
-from analysis.schema import Panel
+from analysis.study_schema import Panel
 from benchmarks.record import Evaluation, Record
 from tests import synthetic
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.columns import clean, estimated, number
-from analysis.schema import Estimate
+from analysis.estimate import Estimate
 from analysis.style import COLOURS
 from benchmarks.variants import Option
 

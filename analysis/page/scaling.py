@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from analysis.columns import clean, number
+from analysis.estimate import Estimate
 from analysis.page.chart import (
     DASHES,
     MUTED,
@@ -23,7 +24,7 @@ from analysis.page.chart import (
     said,
     tags,
 )
-from analysis.schema import Estimate, Kind, Prediction, Report, ScalingPoint, Series
+from analysis.schema import Kind, Prediction, Report, ScalingPoint, Series
 from benchmarks.variants import VARIANT_AXES
 
 _MOST_LINES = 8

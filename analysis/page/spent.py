@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.columns import number
+from analysis.estimate import Estimate
 from analysis.labels import label
 from analysis.page.chart import (
     MUTED,
@@ -20,7 +21,7 @@ from analysis.page.chart import (
     tags,
 )
 from analysis.recommend import Choice, Recommendation, duration
-from analysis.schema import Estimate, Point, Report
+from analysis.schema import Point, Report
 
 _MOST_BARS = 40
 _MOST_POINTS = 400

@@ -22,7 +22,7 @@ from analysis.page.chart import (
     plotly_text,
     said,
 )
-from analysis.schema import Panel, PanelPoint, PanelSeries
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 
 _BAR_PX, _AROUND_PX, _LEAST_PX = 34, 150, 260
 _MOST_BARS = 60

@@ -22,7 +22,7 @@ import msgspec
 
 from analysis.labels import label, telling
 from analysis.load import Cell
-from analysis.schema import Panel
+from analysis.study_schema import Panel
 from benchmarks.config import one_line
 from benchmarks.errors import ConfigError, unknown
 

@@ -9,8 +9,8 @@ from analysis.labels import axis_label
 from analysis.load import Cell
 from analysis.measures import MEASURES, draws_of, estimate_of, measure
 from analysis.panels import Subject, panel_kind, same_unit
-from analysis.schema import Panel, PanelPoint, PanelSeries
 from analysis.statistics import Floats, estimate, interval
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from benchmarks.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from analysis.course import Epoch
 from analysis.measures import over_repeats
 from analysis.panels import Subject, panel_kind
-from analysis.schema import Panel, PanelPoint, PanelSeries
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from benchmarks.errors import unknown
 
 Found = TypeVar("Found")

@@ -9,8 +9,8 @@ from analysis.load import Cell
 from analysis.measures import draws_of, measure
 from analysis.panels import Subject, panel_kind
 from analysis.panels.comparing import repeats_with_number
-from analysis.schema import Panel, PanelPoint, PanelSeries
 from analysis.statistics import estimate
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from benchmarks.variants import Option
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from analysis.estimate import Estimate
 from analysis.panels import Subject, panel_kind
 from analysis.profiles import counted, profile_rows, slowed, traces
-from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from benchmarks.errors import ConfigError
 
 _LONGEST_NAME = 30

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from analysis.estimate import Estimate
 from analysis.measures import estimate_of, label_of
 from analysis.panels import Subject, panel_kind
-from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from analysis.target import SPENT, attempts, on_front, target_of
 from benchmarks.errors import unknown
 

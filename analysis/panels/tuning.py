@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from analysis.estimate import Estimate
 from analysis.importance import importances
 from analysis.panels import Subject, panel_kind
-from analysis.schema import Estimate, Panel, PanelPoint, PanelSeries
+from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from analysis.tuning import last_value, newest_search
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.trials import Study, Trial
