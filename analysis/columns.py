@@ -90,12 +90,13 @@ def plain(value: float | None, factor: float = 1.0) -> Entry:
     return Entry(_NO_NUMBER if value is None else number(value * factor))
 
 
-_DETAILS = ("exposed [ms]", "sent [MB]", "MFU", "MFU of ceiling")
+_DETAILS = ("p95 [ms]", "exposed [ms]", "sent [MB]", "MFU", "MFU of ceiling")
 
 
 def _details(point: Point) -> list[Entry]:
     sent = plain(point.bytes_per_step, 1e-6)
-    return [plain(point.exposed_comm_s, 1e3), sent, estimated(point.mfu), estimated(point.mfu_of_ceiling)]
+    shares = [estimated(point.mfu), estimated(point.mfu_of_ceiling)]
+    return [plain(point.step_time_p95_s, 1e3), plain(point.exposed_comm_s, 1e3), sent, *shares]
 
 
 BOTTLENECK = "bottleneck"
@@ -255,6 +256,8 @@ def interval_notes(points: Sequence[Point]) -> list[str]:
         "n: repeats x steps of each. Medians over repeats; [ ]: 95 % interval by hierarchical bootstrap "
         f"({DRAWS} draws, repeats, then steps); ratios carry the base's noise too."
     ]
+    if any(point.step_time_p95_s for point in points):
+        notes.append("p95: of twenty single steps, each timed on its slowest rank, one takes longer than this.")
     if min(measured) == 1:
         notes.append("With one repeat the interval holds only the noise between steps, not that between runs.")
     few = {n for n in measured if 1 < n < ENOUGH_REPEATS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.columns import clean
+from analysis.schema import Point
 from benchmarks.telling import telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
 
@@ -46,6 +47,12 @@ def label(config: Mapping[str, Option], keys: Sequence[str]) -> str:
     if slowed and all(config.get(key) is None for key in slowed):
         words.append("none slowed")
     return ", ".join(words) or "all"
+
+
+def cell_name(point: Point) -> str:
+    """A point of the report by its settings, workers and batch."""
+    config = point.settings | {"workers": point.workers, "global_batch": point.global_batch}
+    return label(config, list(config))
 
 
 def plain_value(value: Option) -> str:

@@ -38,6 +38,8 @@ class Measured:
     step_time_s: float
     factors: Floats
     steps: int
+    slow_steps_s: dict[int, float]
+    """Percentiles of single steps' times, by the percentage; see `metrics.slow_steps_s`."""
     epoch_time_s: float | None
     accuracy: float | None
     straggler_ratio: float | None
@@ -51,6 +53,8 @@ class Measured:
     course: list[Epoch] = field(default_factory=list)
     ledger_s: dict[str, float] = field(default_factory=dict)
     """The whole run's seconds by phase, in order."""
+    ceilings: dict[str, float] = field(default_factory=dict)
+    """As in the record; empty where they were not asked for."""
     waits: Waits
     slowest: str | None
     """Which rank, and how much slower than the others; in words."""
@@ -289,6 +293,7 @@ def _measure(record: Record) -> Measured:
         step_time_s=metrics.step_time_s(wall, samples, record.config["global_batch"]),
         factors=factors,
         steps=len(record.window.step_time_s),
+        slow_steps_s=metrics.slow_steps_s(record.window.step_time_s),
         epoch_time_s=metrics.epoch_time_s(wall, epochs) if epochs else None,
         accuracy=record.evaluation[-1].accuracy if record.evaluation else None,
         straggler_ratio=metrics.straggler_ratio([rank.own_time_s for rank in record.ranks]),
@@ -307,6 +312,7 @@ def _measure(record: Record) -> Measured:
         slowest_rank=oddities.slowest_of(record.ranks),
         physics=physics_of(record, factors),
         ledger_s=record.ledger,
+        ceilings={name: rate for name, rate in (record.ceilings or {}).items() if rate is not None},
     )
 
 

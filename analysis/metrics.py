@@ -24,6 +24,20 @@ def step_time_s(wall_time_s: float, samples: float, global_batch: int) -> float:
     return wall_time_s * global_batch / samples
 
 
+SLOW_STEPS = {95: 20, 99: 100}
+"""Percentiles that are given, and from how many steps on: fewer have no step beyond the percentile."""
+
+
+def slow_steps_s(step_time_s: Sequence[float]) -> dict[int, float]:
+    """How long the slow steps take: percentiles of single steps' times in seconds, by the percentage.
+
+    Of as many as `SLOW_STEPS` asks for; interpolated between steps.
+    """
+    known = [percent for percent, least in SLOW_STEPS.items() if len(step_time_s) >= least]
+    values = np.percentile(step_time_s, known) if known else ()
+    return {percent: float(value) for percent, value in zip(known, values, strict=True)}
+
+
 def throughput_samples_per_s(step_time: Number, global_batch: int) -> Number:
     """Samples of all workers per second: `global_batch / step_time`, which is samples over the window's wall time.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from analysis.columns import Entry, TextTable, clean, clean_long
+from analysis.columns import Entry, TextTable, clean_long
+from analysis.labels import cell_name
 from analysis.oddities import FALSE_ALARMS, FALSE_ALARMS_OF_CELLS
-from analysis.schema import Point, Report
+from analysis.schema import Report
 
 
 def oddities_table(report: Report) -> TextTable | None:
     """One row for each oddity, those of the whole sweep first; None where nothing is odd."""
     rows = [[Entry("all runs"), Entry(odd.kind), Entry(clean_long(odd.words))] for odd in report.oddities]
     rows += [
-        [Entry(_cell(point)), Entry(odd.kind), Entry(clean_long(odd.words))]
+        [Entry(cell_name(point)), Entry(odd.kind), Entry(clean_long(odd.words))]
         for point in report.cells
         for odd in point.oddities
     ]
@@ -28,9 +29,3 @@ def oddities_table(report: Report) -> TextTable | None:
             "2 %) are not shown."
         ],
     )
-
-
-def _cell(point: Point) -> str:
-    workers = f"{point.workers} worker{'' if point.workers == 1 else 's'}"
-    settings = [clean(value) for value in point.settings.values() if value is not None]
-    return " ".join([*settings, f"{workers},", f"global batch {point.global_batch}"])

@@ -53,6 +53,8 @@ class Recommendation(msgspec.Struct, kw_only=True):
     goal: Goal
     samples: float
     sentence: str
+    why: str
+    """What limits the best one; empty without one."""
     best: Choice | None
     runner_up: Choice | None
     probability_best: float | None
@@ -149,6 +151,7 @@ def choose(loaded: Loaded, report: Report, goal: Goal, wanted: Wanted) -> Recomm
         goal=goal,
         samples=wanted.samples,
         sentence=_sentence(best, runner_up, like, sure, goal, wanted),
+        why=_why(best, report),
         best=_choice(best, front) if best else None,
         runner_up=_choice(runner_up, front) if runner_up else None,
         probability_best=sure,
@@ -222,6 +225,20 @@ def _sentence(
     return f"{words} Sure to {min(sure, 0.999):.1%}; the runner-up, {runner_up.label}, {need} {by:.0%} more."
 
 
+def _why(best: Candidate | None, report: Report) -> str:
+    """What limits the best configuration, and how well its workers are used."""
+    if best is None:
+        return ""
+    limits = [cell.bottleneck.sentence for cell in report.cells if cell.cell_id == best.cell_id and cell.bottleneck]
+    used = [
+        f"{point.efficiency.value:.0%} efficient against {series.base.workers} (base of {series.kind} scaling)."
+        for series in [*report.strong, *report.weak]
+        for point in series.points
+        if point.cell_id == best.cell_id and point.efficiency and series.base and series.base.workers < point.workers
+    ]
+    return " ".join([*limits, *(f"Its {best.workers} workers are {words}" for words in used)])
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: `45.2 s`, `3.1 min`, `2.4 h`, `5 days`."""
     unit, size = _unit_of(seconds)
@@ -250,6 +267,8 @@ def _show(result: Recommendation) -> None:
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
     console.print(Text(result.sentence, style="bold"))
+    if result.why:
+        console.print(Text(result.why))
     for title, choices in (("measured", result.measured), ("predicted by the scaling laws", result.predicted)):
         if not choices:
             continue

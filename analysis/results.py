@@ -15,15 +15,23 @@ import msgspec
 
 from analysis.columns import clean_long
 from analysis.estimate import Estimate
-from analysis.page.assemble import ShownTable, laws_table, origins_table
 from analysis.page.rules import rules
+from analysis.page.tables import ShownTable, diagnosis_shown, laws_table, origins_table
 from analysis.recommend import Recommendation
 from analysis.schema import Point, Report, ScalingPoint, Series
 from analysis.tables import escape_markdown, markdown, write_csv
 
 _PLAIN = ("cell_id", "status", "reason", "workers", "global_batch", "batch_per_worker", "repeats_planned", "repeats_ok")
 _ESTIMATES = ("step_time_s", "throughput_samples_per_s", "epoch_time_s")
-_NUMBERS = ("accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes")
+_NUMBERS = (
+    "step_time_p95_s",
+    "step_time_p99_s",
+    "accuracy",
+    "straggler_ratio",
+    "exposed_comm_s",
+    "bytes_per_step",
+    "peak_memory_bytes",
+)
 _RATIOS = ("speedup", "efficiency")
 _UNITS = (
     ("_samples_per_s", "samples/s"),
@@ -79,8 +87,9 @@ def report_markdown(report: Report, advice: Recommendation | None) -> str:
     whole = markdown(report, [])
     title, _, tables = whole.partition("\n\n")
     answer = clean_long(advice.sentence) if advice else "No cell has a number yet."
-    parts = [title, f"**{escape_markdown(answer)}**", tables.rstrip()]
-    parts += [_table(table) for table in (laws_table(report), origins_table(report)) if table]
+    why = [escape_markdown(clean_long(advice.why))] if advice and advice.why else []
+    parts = [title, f"**{escape_markdown(answer)}**", *why, tables.rstrip()]
+    parts += [_table(table) for table in (diagnosis_shown(report), laws_table(report), origins_table(report)) if table]
     parts.append("## Twelve rules for benchmarks (Hoefler and Belli, SC15), and this sweep")
     lines = [
         f"{rule.number}. {escape_markdown(rule.text)} **{rule.verdict}**: {escape_markdown(rule.evidence)}"

@@ -53,6 +53,14 @@ class Point(msgspec.Struct, kw_only=True):
         Meta(description="Median over repeats, for a full global batch: window wall time x global batch / samples."),
     ]
     repeat_step_times_s: Annotated[list[float], Meta(description="The same of each repeat that gives numbers.")]
+    step_time_p95_s: Annotated[
+        float | None,
+        Meta(
+            description="Median over repeats of the 95th percentile of single steps' times, the slowest rank's each; "
+            "null below 20 steps."
+        ),
+    ]
+    step_time_p99_s: Annotated[float | None, Meta(description="The same of the 99th; null below 100 steps.")]
     throughput_samples_per_s: Annotated[
         Estimate | None, Meta(description="Global batch over the median time of a step.")
     ]
@@ -97,6 +105,17 @@ class Point(msgspec.Struct, kw_only=True):
         Estimate | None, Meta(description="The same over the rate of a large matrix product measured in the same job.")
     ] = None
     doubts: Annotated[list[str], Meta(description="Why the numbers cannot be true; they are shown all the same.")] = []
+    ceilings: Annotated[
+        dict[str, float],
+        Meta(
+            description="What the hardware did at best in the same jobs, by the names of `benchmarks/ceilings.py`: "
+            "medians over repeats of means over workers. Empty where `ceilings=true` was not given."
+        ),
+    ] = {}
+    allreduce_gb_per_s: Annotated[
+        float | None,
+        Meta(description="Bus bandwidth of an all-reduce of the gradients' size by itself; median over repeats."),
+    ] = None
     ledger_s: Annotated[
         dict[str, float],
         Meta(

@@ -128,6 +128,8 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         steps=min((one.steps for one in measured), default=0),
         step_time_s=time,
         repeat_step_times_s=[one.step_time_s for one in measured],
+        step_time_p95_s=_known_median([one.slow_steps_s.get(95) for one in measured]),
+        step_time_p99_s=_known_median([one.slow_steps_s.get(99) for one in measured]),
         throughput_samples_per_s=_rate(time, cell.global_batch),
         epoch_time_s=_scaled(time, epoch_time_s / time.value) if epoch_time_s and time else None,
         accuracy=_known_median([one.accuracy for one in measured]),
@@ -145,7 +147,9 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
             [one.step_time_s for one in measured],
             [one.slowest_rank for one in measured if one.slowest_rank],
         ),
-        ledger_s=_median_ledger([one.ledger_s for one in measured]),
+        ceilings=_medians([one.ceilings for one in measured]),
+        allreduce_gb_per_s=_known_median([one.allreduce_gb_per_s for one in measured]),
+        ledger_s=_medians([one.ledger_s for one in measured]),
     )
     return Result(cell=cell, point=point, draws=draws)
 
@@ -181,10 +185,10 @@ def _known_median(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _median_ledger(ledgers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each phase, in the order in which phases come."""
-    phases = dict.fromkeys(phase for ledger in ledgers for phase in ledger)
-    return {phase: median(ledger[phase] for ledger in ledgers if phase in ledger) for phase in phases}
+def _medians(repeats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name over the repeats that have it, in the order in which names come."""
+    names = dict.fromkeys(name for repeat in repeats for name in repeat)
+    return {name: median(repeat[name] for repeat in repeats if name in repeat) for name in names}
 
 
 def _reason(runs: Sequence[Run], failed: Counter[str], missing: int) -> str | None:

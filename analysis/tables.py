@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
 
+from analysis.ceiling_table import ceilings_table
 from analysis.columns import (
     BOTTLENECK,
     TERMINAL_WIDTH,
@@ -50,6 +51,7 @@ def all_tables(report: Report) -> list[TextTable]:
         scaling_table(report, "strong"),
         scaling_table(report, "weak"),
         (strategies_table(report) or cells_table(report)) if report.study is None else None,
+        ceilings_table(report),
         oddities_table(report),
         profile_table(report),
         dropped_table(report),
@@ -272,6 +274,7 @@ def _scaling_values(point: ScalingPoint) -> list[object]:
 def _csv_header(report: Report) -> list[str]:
     header = ["cell_id", *report.setting_keys, "workers", "global_batch", "batch_per_worker", "status", "reason"]
     header += ["repeats_planned", "repeats_ok", "steps", *_interval_header("step_time_s")]
+    header += ["step_time_p95_s", "step_time_p99_s"]
     header += [*_interval_header("throughput_samples_per_s"), *_interval_header("epoch_time_s")]
     header += ["accuracy", "straggler_ratio", "exposed_comm_s", "bytes_per_step", "peak_memory_bytes"]
     return [
@@ -290,6 +293,7 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row: list[object] = [point.cell_id, *(point.settings.get(key) for key in report.setting_keys)]
     row += [point.workers, point.global_batch, point.batch_per_worker, point.status, point.reason]
     row += [point.repeats_planned, point.repeats_ok, point.steps or None, *_interval_values(point.step_time_s)]
+    row += [point.step_time_p95_s, point.step_time_p99_s]
     row += [*_interval_values(point.throughput_samples_per_s), *_interval_values(point.epoch_time_s)]
     row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step, point.peak_memory_bytes]
     found = point.bottleneck

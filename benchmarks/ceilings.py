@@ -7,7 +7,8 @@ several rounds the fastest counts, since a ceiling is what can be reached, not w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -15,6 +16,9 @@ import torch.distributed as dist
 
 from benchmarks.strategy import Place
 
+_EVERYWHERE = {"fp32": (torch.float32, False), "bf16": (torch.bfloat16, False), "fp16": (torch.float16, False)}
+PRODUCTS = {"cuda": _EVERYWHERE | {"tf32": (torch.float32, True)}, "cpu": _EVERYWHERE}
+"""By device and precision: the matrices' format, and whether products may round their factors to TF32."""
 _MATRIX = {"cuda": 8192, "cpu": 1024}
 """Rows and columns: large enough to keep all of the device busy, small enough for any memory."""
 _COPIED_BYTES = {"cuda": 2**30, "cpu": 2**26}
@@ -23,25 +27,23 @@ _REDUCED_BYTES = (2**16, 2**20, 2**24, 2**26)
 _ROUNDS = 10
 
 
-def measure_ceilings(place: Place, precision: str, dtype: torch.dtype, *, in_group: bool) -> dict[str, float]:
+def measure_ceilings(place: Place, *, in_group: bool) -> dict[str, float]:
     """The ceilings of this worker's device; all workers of a run call it together.
 
     Args:
         place: This worker's.
-        precision: Its name, under which the product's rate is kept.
-        dtype: In which matrices are multiplied; whether fp32 is TF32 has been set by the precision.
         in_group: Whether the workers have a process group.
 
     Returns:
-        `matmul_<precision>_flops_per_s`: of the product of two square matrices, 2 n^3 operations.
+        `matmul_<precision>_flops_per_s`: of the product of two square matrices, 2 n^3 operations; in each precision of
+            `PRODUCTS`, also those that the hardware has to imitate.
         `copy_gb_per_s`: 1e9 bytes per second, read and written, of a copy within the device's memory.
         `allreduce_<bytes>_gb_per_s`: bus bandwidth by the size of an fp32 vector; only of several workers in a group.
     """
-    size = _MATRIX[place.device.type]
-    left, right = (torch.randn(size, size, device=place.device).to(dtype) for _ in range(2))
-    product = torch.empty_like(left)
-    product_s = _fastest_s(place, lambda: torch.mm(left, right, out=product), in_group)
-    found = {f"matmul_{precision}_flops_per_s": 2 * size**3 / product_s}
+    found = {
+        f"matmul_{precision}_flops_per_s": _product_flops_per_s(place, dtype, tf32, in_group)
+        for precision, (dtype, tf32) in PRODUCTS[place.device.type].items()
+    }
     source = torch.ones(_COPIED_BYTES[place.device.type] // 4, device=place.device)
     target = torch.empty_like(source)
     copied_bytes = 2 * source.numel() * source.element_size()
@@ -53,6 +55,25 @@ def measure_ceilings(place: Place, precision: str, dtype: torch.dtype, *, in_gro
             seconds = _fastest_s(place, partial(dist.all_reduce, vector), in_group)
             found[f"allreduce_{reduced_bytes}_gb_per_s"] = sent_bytes / 1e9 / seconds
     return found
+
+
+def _product_flops_per_s(place: Place, dtype: torch.dtype, tf32: bool, in_group: bool) -> float:
+    size = _MATRIX[place.device.type]
+    left, right = (torch.randn(size, size, device=place.device).to(dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    with _tf32(tf32):
+        return 2 * size**3 / _fastest_s(place, lambda: torch.mm(left, right, out=product), in_group)
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Within: whether fp32 products may be TF32; afterwards as before."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _fastest_s(place: Place, operation: Callable[[], object], in_group: bool) -> float:

@@ -166,8 +166,7 @@ class Trainer:
 
     def measure_ceilings(self) -> dict[str, float]:
         """What this device can do at best; the model takes no part in it."""
-        precision, in_group = self.run.precision.name, self.strategy.communicates
-        return measure_ceilings(self.place, precision, self.precision.dtype, in_group=in_group)
+        return measure_ceilings(self.place, in_group=self.strategy.communicates)
 
     def _batch_sizes(self, loader: Loader) -> list[int]:
         """Of all global batches that the window may have."""

@@ -79,3 +79,12 @@ def test_loading_speed_is_of_the_time_that_was_waited() -> None:
     assert metrics.loading_gb_per_s([3e6, 5e6], [0.001] * 8) == pytest.approx(5.0)
     assert metrics.loading_gb_per_s([None, None], [0.001]) is None
     assert metrics.loading_gb_per_s([3e6], [0.0]) is None
+
+
+def test_percentiles_of_slow_steps_by_hand() -> None:
+    """Of 1 to 101 ms, 95 steps are below 96 ms and 99 below 100; fewer steps have no step beyond a percentile."""
+    steps = [number / 1000 for number in range(1, 102)]
+    assert metrics.slow_steps_s(steps) == {95: pytest.approx(0.096), 99: pytest.approx(0.100)}
+    assert metrics.slow_steps_s(steps[::-1][:99]).keys() == {95}
+    assert metrics.slow_steps_s([0.1] * 20) == {95: pytest.approx(0.1)}
+    assert metrics.slow_steps_s([0.1] * 19) == {}

@@ -21,19 +21,21 @@ import pytest
 
 from analysis.estimate import Estimate
 from analysis.load import load_cells
-from analysis.page.assemble import filters, laws_table, origins_table, page, tables
+from analysis.page.assemble import page
 from analysis.page.chart import log_scale, plotly_text
 from analysis.page.grid import heat_maps
 from analysis.page.rules import rules
 from analysis.page.scaling import scaling_charts
 from analysis.page.spent import ledger_chart, pareto_chart
 from analysis.page.study import panel_chart
+from analysis.page.tables import diagnosis_shown, filters, laws_table, origins_table, tables
 from analysis.report import advise, main
 from analysis.results import dictionary_csv, report_markdown, results_csv
 from analysis.schema import Report
 from analysis.series import build_report
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from analysis.tables import all_tables, escape_markdown
+from benchmarks.record import ModelSize
 from benchmarks.sweep import Dropped
 from tests import synthetic
 
@@ -155,14 +157,14 @@ def write_hostile(folder: Path) -> Path:
     return folder
 
 
-def sweep(folder: Path, repeats: int = 6, **changes: Any) -> Report:
+def sweep(folder: Path, repeats: int = 6, steps: int = 4, **changes: Any) -> Report:
     """Four worker counts, every run with what a record of a container says."""
     environment = {"commit": "0123456789abcdef", "image_sha256": "ab" * 32, "packages": {"torch": "2.9"}, "driver": "5"}
     configs = [synthetic.config(n, repeat=repeat) for n in (1, 2, 4, 8) for repeat in range(repeats)]
     records = [
         synthetic.record(
             of,
-            [(0.8 / of["workers"] + 0.01) * (1 + 0.01 * of["repeat"])] * 4,
+            [(0.8 / of["workers"] + 0.01) * (1 + 0.01 * of["repeat"])] * steps,
             **({"environment": environment} | changes),
         )
         for of in configs
@@ -448,6 +450,37 @@ def test_rules_of_a_thorough_sweep(tmp_path: Path) -> None:
     found = verdicts(sweep(tmp_path))
     assert [number for number, verdict in found.items() if verdict == "met"] == [1, 2, 3, 4, 5, 7, 9, 10, 12]
     assert [number for number, verdict in found.items() if verdict == "partly met"] == [6, 8, 11]
+
+
+def test_rules_of_percentiles_and_bounds(tmp_path: Path) -> None:
+    """With twenty steps percentiles are there; with ceilings the hardware's bound is."""
+    model = ModelSize(parameters=1, step_flops_per_sample=1_000_000)
+    report = sweep(tmp_path, steps=20, model=model, ceilings={"matmul_fp32_flops_per_s": 1e12})
+    assert (verdicts(report)[8], verdicts(report)[11]) == ("met", "met")
+    evidence = {rule.number: rule.evidence for rule in rules(report)}
+    assert "the slowest twentieth takes 0% longer" in evidence[8].replace("-0%", "0%")
+    assert "known of 4 of 4 points" in evidence[11]
+    charts, _ = scaling_charts(report)
+    [bound] = [chart for chart in charts if chart.title.startswith("Share of the hardware's bound")]
+    # 64 samples of 1e6 operations in 0.81 s (median of 1.00 to 1.05 of it), against 1e12 a second.
+    assert bound.traces[-1]["y"][0] == pytest.approx(64e6 / (0.81 * 1.025) / 1e12, rel=1e-3)
+    report.cells[0].step_time_p95_s = None
+    report.strong[0].points[0].mfu_of_ceiling = None
+    assert (verdicts(report)[8], verdicts(report)[11]) == ("partly met", "partly met")
+
+
+def test_limits_are_listed_with_their_evidence(tmp_path: Path) -> None:
+    report = sweep(tmp_path)
+    shown = diagnosis_shown(report)
+    assert shown is not None
+    assert [row.entries[0].text for row in shown.rows] == [
+        f"{count} worker{'s' * (count > 1)}, global batch 64" for count in (1, 2, 4, 8)
+    ]
+    sentences = [point.bottleneck.sentence for point in report.cells if point.bottleneck]
+    assert [row.entries[2].text for row in shown.rows] == sentences
+    [why] = [one for one in Tree(page_of(tmp_path)).tagged("p") if one.attributes.get("class") == "why"]
+    # Of 0.81 s on one worker, eight take 0.11 s: 0.81 / 0.11 / 8.
+    assert why.text() == f"{sentences[3]} Its 8 workers are 92% efficient against 1 (base of strong scaling)."
 
 
 @pytest.mark.parametrize(("repeats", "expected"), [(1, "not met"), (2, "partly met"), (5, "partly met"), (6, "met")])

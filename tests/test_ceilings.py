@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.ceiling_table import ceilings_table
+from analysis.columns import number
 from analysis.load import load_cells
 from analysis.series import build_report
 from benchmarks import ceilings
@@ -16,6 +18,8 @@ from benchmarks.merge import RankResult, merge_ceilings
 from benchmarks.strategy import Place
 from benchmarks.supervisor import supervise
 from tests.conftest import MakeRun
+
+PRODUCTS = [f"matmul_{precision}_flops_per_s" for precision in ("fp32", "bf16", "fp16")]
 
 
 def test_two_workers_measure_theirs(make_run: MakeRun, tmp_path: Path) -> None:
@@ -25,19 +29,30 @@ def test_two_workers_measure_theirs(make_run: MakeRun, tmp_path: Path) -> None:
     assert record.status == "ok", record.reason
     assert record.ceilings is not None
     sizes = [2**16, 2**20, 2**24, 2**26]
-    names = ["matmul_fp32_flops_per_s", "copy_gb_per_s", *(f"allreduce_{size}_gb_per_s" for size in sizes)]
+    names = [*PRODUCTS, "copy_gb_per_s", *(f"allreduce_{size}_gb_per_s" for size in sizes)]
     assert list(record.ceilings) == names
     rates = {name: rate for name, rate in record.ceilings.items() if rate is not None}
     # No core does less than 0.1 or more than 1,000 GFLOP/s, and no memory moves 1 TB/s for one core.
     assert 1e8 < rates["matmul_fp32_flops_per_s"] < 1e12
     assert 0.1 < rates["copy_gb_per_s"] < 1000
-    assert all(0.001 < rates[name] < 100 for name in names[2:])
+    assert all(0.001 < rates[name] < 100 for name in names[4:])
     phases = list(record.ledger)
     assert phases.index("ceilings") == phases.index("communication") + 1
-    (cell,) = build_report(load_cells(tmp_path)).cells
+    report = build_report(load_cells(tmp_path))
+    (cell,) = report.cells
     assert cell.mfu is None, "no datasheet"
     assert cell.mfu_of_ceiling
     assert 0 < cell.mfu_of_ceiling.value < 1
+    table = ceilings_table(report)
+    assert table is not None
+    (row,) = table.rows
+    shown = dict(zip(table.header, (entry.text for entry in row), strict=True))
+    assert shown["workers"] == "2"
+    assert shown["fp32 [TFLOP/s]"] == number(rates["matmul_fp32_flops_per_s"] / 1e12)
+    assert shown["all-reduce 64 KiB [GB/s]"] == number(rates["allreduce_65536_gb_per_s"])
+    assert shown["all-reduce 64 MiB [GB/s]"] == number(rates["allreduce_67108864_gb_per_s"])
+    assert record.communication is not None
+    assert shown["gradients [GB/s]"] == number(record.communication.allreduce_gb_per_s or 0)
 
 
 def test_rates_of_rounds_of_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,19 +60,44 @@ def test_rates_of_rounds_of_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
     multiplied: list[torch.dtype] = []
 
     def fastest_s(_place: Place, operation: Callable[[], torch.Tensor], _in_group: bool) -> float:
-        if not multiplied:
+        if len(multiplied) < len(PRODUCTS):
             multiplied.append(operation().dtype)
         return 1.0
 
     monkeypatch.setattr(ceilings, "_fastest_s", fastest_s)
     place = Place(rank=0, workers=4, nodes=1, device=torch.device("cpu"))
-    found = ceilings.measure_ceilings(place, "bf16", torch.bfloat16, in_group=True)
+    found = ceilings.measure_ceilings(place, in_group=True)
     assert found == {
-        "matmul_bf16_flops_per_s": 2 * 1024**3,
+        **dict.fromkeys(PRODUCTS, 2 * 1024**3),
         "copy_gb_per_s": 2 * 2**26 / 1e9,
         **{f"allreduce_{size}_gb_per_s": 1.5 * size / 1e9 for size in (2**16, 2**20, 2**24, 2**26)},
     }
-    assert multiplied == [torch.bfloat16]
+    assert multiplied == [torch.float32, torch.bfloat16, torch.float16]
+
+
+def test_whether_products_are_tf32_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fp32 ceiling must not be TF32's, and a run that trains in TF32 goes on in it."""
+    seen: list[bool] = []
+
+    def fastest_s(*_: object) -> float:
+        seen.append(tf32_allowed())
+        return 1.0
+
+    monkeypatch.setattr(ceilings, "_fastest_s", fastest_s)
+    monkeypatch.setitem(ceilings.PRODUCTS, "cpu", ceilings.PRODUCTS["cuda"])
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    ceilings.measure_ceilings(Place(rank=0, workers=1, nodes=1, device=torch.device("cpu")), in_group=False)
+    assert dict(zip(ceilings.PRODUCTS["cuda"], seen, strict=False)) == {
+        "fp32": False,
+        "bf16": False,
+        "fp16": False,
+        "tf32": True,
+    }
+    assert tf32_allowed()
+
+
+def tf32_allowed() -> bool:
+    return bool(torch.backends.cuda.matmul.allow_tf32)
 
 
 def test_the_fastest_of_settled_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +120,7 @@ def test_one_worker_without_a_group(make_run: MakeRun, tmp_path: Path) -> None:
     record = supervise(make_run(strategy="single", precision="bf16", steps=2, evaluate=False, ceilings=True), tmp_path)
     assert record is not None
     assert record.ceilings is not None
-    assert list(record.ceilings) == ["matmul_bf16_flops_per_s", "copy_gb_per_s"]
+    assert list(record.ceilings) == [*PRODUCTS, "copy_gb_per_s"]
 
 
 def test_off_they_are_null_and_never_part_of_a_runs_identity(make_run: MakeRun, tmp_path: Path) -> None:

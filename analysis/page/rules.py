@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.schema import Point, Report, ScalingPoint, Series
+from analysis.schema import Point, Report, Series
 from analysis.statistics import DRAWS, ENOUGH_REPEATS
 
 Verdict = Literal["met", "partly met", "not met", "does not apply"]
@@ -162,14 +162,23 @@ def _comparison(report: Report) -> Judged:
 
 
 def _centre(report: Report) -> Judged:
-    cells = [point for point in _measured(report) if len(point.repeat_step_times_s) > 1]
-    if not cells:
+    cells = _measured(report)
+    repeated = [point for point in cells if len(point.repeat_step_times_s) > 1]
+    if not repeated:
         return "not met", "No cell has two repeats, so nothing can be said about how they spread."
-    spread = max(max(p.repeat_step_times_s) / min(p.repeat_step_times_s) - 1 for p in cells)
-    return "partly met", (
-        f"The median over repeats answers how long training takes. Repeats of a cell differ by {spread:.0%} at most; "
-        "the slowest worker over the median one is shown as straggler. Single slow steps are in the records, not here."
+    spread = max(max(p.repeat_step_times_s) / min(p.repeat_step_times_s) - 1 for p in repeated)
+    words = (
+        "The median over repeats of a window's mean step answers how long training takes, since slow steps are in it. "
+        f"Repeats of a cell differ by {spread:.0%} at most; the slowest worker over the median one is shown as "
+        "straggler. "
     )
+    slow = [p.step_time_p95_s / p.step_time_s.value - 1 for p in cells if p.step_time_p95_s and p.step_time_s]
+    if not slow:
+        return "partly met", f"{words}No run has the 20 steps that percentiles of single steps need."
+    words += f"Percentiles of single steps: the slowest twentieth takes {max(slow):.0%} longer at most (column p95)."
+    if len(slow) < len(cells):
+        return "partly met", f"{words} But {_of(len(cells) - len(slow), len(cells), 'cells')} have too few steps."
+    return "met", words
 
 
 def _setup(report: Report) -> Judged:
@@ -205,13 +214,18 @@ def _bounds(report: Report) -> Judged:
     series = [one for one in _series(report) if one.base]
     if not series:
         return "not met", "No series has a base, so no ideal can be drawn."
-    above = [p for one in series for p in one.points if isinstance(p, ScalingPoint) and p.above_ideal]
-    words = (
-        "The ideal stands in the charts of speed-up and efficiency. It follows from the base, not from the hardware."
+    points = [point for one in series for point in one.points if point.repeats_ok]
+    bounded = [point for point in points if point.mfu or point.mfu_of_ceiling]
+    above = [p for p in points if p.above_ideal]
+    words = "The ideal, which follows from the base, stands in the charts of speed-up and efficiency. "
+    words += (
+        f"The hardware's bound, as MFU, is known of {_of(len(bounded), len(points), 'points')}."
+        if bounded
+        else "The hardware's bound is not known: ceilings=true measures it in the same jobs."
     )
     if above:
-        words += f" {len(above)} points lie above it by more than their interval: that wants an explanation."
-    return "partly met", words
+        words += f" {len(above)} points lie above the ideal by more than their interval: that wants an explanation."
+    return ("met" if len(bounded) == len(points) else "partly met"), words
 
 
 def _lines(report: Report) -> Judged:

@@ -88,6 +88,13 @@ _MEASURES = (
         ideal="proportional",
     ),
     _Measure(
+        title="Share of the hardware's bound",
+        axis=lambda _: "MFU of a measured matrix product",
+        of=lambda point: point.mfu_of_ceiling,
+        of_law=lambda _series, _point: None,
+        ideal="one",
+    ),
+    _Measure(
         title="Efficiency",
         axis=lambda _: "efficiency",
         of=lambda point: point.efficiency,
@@ -104,8 +111,12 @@ def scaling_charts(report: Report) -> tuple[list[Chart], int]:
         parts = [part for group in _grouped(found) for part in _parts(group)]
         left_out += sum(len(part) for _, part in parts[_MOST_CHARTS:])
         for title, part in parts[:_MOST_CHARTS]:
-            charts += [_chart(title, part, measure) for measure in _MEASURES if any(one.base for one in part)]
+            charts += [_chart(title, part, measure) for measure in _MEASURES if _is_known(part, measure)]
     return charts, left_out
+
+
+def _is_known(found: Sequence[Series], measure: _Measure) -> bool:
+    return any(series.base and any(map(measure.of, series.points)) for series in found)
 
 
 def _grouped(found: Sequence[Series]) -> list[list[Series]]:
@@ -144,10 +155,11 @@ def _chart(title: str, found: Sequence[Series], measure: _Measure) -> Chart:
     traces = _ideals(found, measure, workers)
     rows: list[list[str]] = []
     for index, (series, label) in enumerate(zip(found, labels, strict=True)):
-        traces += _law(series, index, label, measure)
+        law = _law(series, index, label, measure)
+        traces += law
         drawn = [(point, value) for point in series.points if (value := measure.of(point))]
         if drawn:
-            traces.append(_line(series, index, label, drawn))
+            traces.append(_line(series, index, label, drawn, joined=not law))
         rows += [[label, str(point.workers), said(value), str(point.repeats_ok)] for point, value in drawn]
         rows += [[label, str(p.workers), p.status, "0"] for p in series.points if not p.repeats_ok]
     y_axis: dict[str, Any] = {"title": {"text": measure.axis(kind)}, "rangemode": "tozero"}
@@ -166,11 +178,13 @@ def _chart(title: str, found: Sequence[Series], measure: _Measure) -> Chart:
     )
 
 
-def _line(series: Series, index: int, label: str, drawn: Sequence[tuple[ScalingPoint, Estimate]]) -> dict[str, Any]:
-    # Where the law is drawn, it says how the points go on: a second line would only hide it.
+def _line(
+    series: Series, index: int, label: str, drawn: Sequence[tuple[ScalingPoint, Estimate]], *, joined: bool
+) -> dict[str, Any]:
+    """The marks; where the law is drawn, it says how they go on, and a line that joins them would only hide it."""
     return {
         "type": "scatter",
-        "mode": "markers" if series.fit and series.fit.model else "lines+markers",
+        "mode": "lines+markers" if joined else "markers",
         "name": plotly_text(label),
         "legendgroup": label,
         "showlegend": True,
@@ -202,6 +216,8 @@ def _law(series: Series, index: int, label: str, measure: _Measure) -> list[dict
     if series.fit is None or series.fit.model is None:
         return []
     drawn = [(point, value) for point in series.fit.curve if (value := measure.of_law(series, point))]
+    if not drawn:
+        return []
     x = [point.workers for point, _ in drawn]
     shared = {"type": "scatter", "mode": "lines", "legendgroup": label, "showlegend": False, "x": x}
     shared["meta"] = tags(series.settings)

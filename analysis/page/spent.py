@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.columns import number
 from analysis.estimate import Estimate
-from analysis.labels import label
+from analysis.labels import cell_name
 from analysis.page.chart import (
     MUTED,
     SYMBOLS,
@@ -80,12 +80,6 @@ def _phase(phase: str, index: int, has: Sequence[tuple[str, Point]]) -> dict[str
         "hoverinfo": "text",
         "marker": {"color": colour(index)} | ({"pattern": {"shape": "/"}} if index >= 10 else {}),
     }
-
-
-def cell_name(point: Point) -> str:
-    """A cell by its settings, workers and batch."""
-    config = point.settings | {"workers": point.workers, "global_batch": point.global_batch}
-    return label(config, list(config))
 
 
 def pareto_chart(advice: Recommendation, report: Report) -> Chart | None:
