@@ -14,6 +14,11 @@ from benchmarks.variants import Option
 
 TERMINAL_WIDTH = 100
 OVERSUBSCRIBED = "oversubscribed"
+_MEANINGS = {
+    OVERSUBSCRIBED: "oversubscribed: more threads than cores, so workers slow each other down",
+    "imitated": "imitated: the CPU has no instructions for bfloat16, and is some hundred times slower with it",
+}
+"""Of the notes that records make of themselves."""
 _MARKS = "†‡§¶"
 _LONGEST_TEXT = 80
 _NO_NUMBER = "-"
@@ -134,8 +139,7 @@ class Marks:
 
     def lines(self) -> list[str]:
         """One line for each mark."""
-        meaning = {OVERSUBSCRIBED: "oversubscribed: more threads than cores, so workers slow each other down"}
-        return [f"{mark} {meaning.get(note, note)}" for note, mark in self._notes.items()]
+        return [f"{mark} {_MEANINGS.get(note, note)}" for note, mark in self._notes.items()]
 
 
 def status(point: Point) -> str:

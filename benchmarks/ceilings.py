@@ -19,8 +19,11 @@ from benchmarks.strategy import Place
 _EVERYWHERE = {"fp32": (torch.float32, False), "bf16": (torch.bfloat16, False), "fp16": (torch.float16, False)}
 PRODUCTS = {"cuda": _EVERYWHERE | {"tf32": (torch.float32, True)}, "cpu": _EVERYWHERE}
 """By device and precision: the matrices' format, and whether products may round their factors to TF32."""
-_MATRIX = {"cuda": 8192, "cpu": 1024}
+_LARGEST_MATRIX = {"cuda": 8192, "cpu": 1024}
 """Rows and columns: large enough to keep all of the device busy, small enough for any memory."""
+_SMALLEST_MATRIX = 64
+_PRODUCT_S = 0.25
+"""A product that would take longer is of smaller matrices: hardware that imitates a format is that slow at it."""
 _COPIED_BYTES = {"cuda": 2**30, "cpu": 2**26}
 """Several times any cache."""
 _REDUCED_BYTES = (2**16, 2**20, 2**24, 2**26)
@@ -36,7 +39,7 @@ def measure_ceilings(place: Place, *, in_group: bool) -> dict[str, float]:
 
     Returns:
         `matmul_<precision>_flops_per_s`: of the product of two square matrices, 2 n^3 operations; in each precision of
-            `PRODUCTS`, also those that the hardware has to imitate.
+            `PRODUCTS`, also those that the hardware has to imitate, of smaller matrices there.
         `copy_gb_per_s`: 1e9 bytes per second, read and written, of a copy within the device's memory.
         `allreduce_<bytes>_gb_per_s`: bus bandwidth by the size of an fp32 vector; only of several workers in a group.
     """
@@ -58,11 +61,30 @@ def measure_ceilings(place: Place, *, in_group: bool) -> dict[str, float]:
 
 
 def _product_flops_per_s(place: Place, dtype: torch.dtype, tf32: bool, in_group: bool) -> float:
-    size = _MATRIX[place.device.type]
-    left, right = (torch.randn(size, size, device=place.device).to(dtype) for _ in range(2))
-    product = torch.empty_like(left)
     with _tf32(tf32):
-        return 2 * size**3 / _fastest_s(place, lambda: torch.mm(left, right, out=product), in_group)
+        size = _matrix_size(place.device, dtype)
+        return 2 * size**3 / _fastest_s(place, _product(place.device, dtype, size), in_group)
+
+
+def _product(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return partial(torch.mm, left, right, out=torch.empty_like(left))
+
+
+def _matrix_size(device: torch.device, dtype: torch.dtype) -> int:
+    """As large as the product stays quick: each doubling takes eight times as long."""
+    size = _SMALLEST_MATRIX
+    while size < _LARGEST_MATRIX[device.type]:
+        multiply = _product(device, dtype, size)
+        multiply()
+        _settle(device)
+        started = time.perf_counter()
+        multiply()
+        _settle(device)
+        if 8 * (time.perf_counter() - started) > _PRODUCT_S:
+            break
+        size *= 2
+    return size
 
 
 @contextmanager

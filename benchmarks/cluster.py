@@ -19,7 +19,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
 
 # What a kind of node may say otherwise than its cluster.
-NODE_FACTS = ("device", "cores_per_node", "gpus_per_node", "max_nodes", "price_per_worker_hour")
+NODE_FACTS = ("device", "cores_per_node", "gpus_per_node", "max_nodes", "cpu_bf16", "price_per_worker_hour")
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +33,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cores_per_node: Positive | None = None
     gpus_per_node: NonNegative | None = None
     max_nodes: Positive | None = None
+    cpu_bf16: bool | None = None
+    """Whether the CPUs compute with bfloat16; where they do not, it is imitated. Null means: look here."""
     price_per_worker_hour: Annotated[float, msgspec.Meta(ge=0)] | None = None
     currency: str = "USD"
 

@@ -226,7 +226,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """As `benchmarks/ceilings.py` names them, means over workers; null where they were not asked for."""
     sanity: list[Check]
     notes: list[str]
-    """What a reader of the number must know, for example `oversubscribed`."""
+    """What a reader of the number must know, for example `oversubscribed`, or `imitated`: a precision for
+    which the CPU has no instructions."""
     environment: dict[str, Any]
 
 

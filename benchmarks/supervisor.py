@@ -13,7 +13,7 @@ from benchmarks.config import RunConfig
 from benchmarks.environment import host_environment
 from benchmarks.errors import UserError
 from benchmarks.folder import now
-from benchmarks.hardware import count_oom_kills
+from benchmarks.hardware import count_oom_kills, has_bf16
 from benchmarks.interruption import Interrupted, signals_ignored, signals_raise
 from benchmarks.merge import RankResult
 from benchmarks.record import RECORD_NAME, Record, archive, write_record
@@ -180,9 +180,15 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
         ledger={**this.before, **merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns)},
         ceilings=merge.merge_ceilings(results) if whole else None,
         sanity=checks,
-        notes=["oversubscribed"] if run.oversubscribed else [],
+        notes=_notes(run),
         environment=host_environment() | (first.environment if first else {}),
     )
+
+
+def _notes(run: RunConfig) -> list[str]:
+    """What a reader of the numbers must know of where they were made."""
+    imitates = run.device == "cpu" and run.precision.name == "bf16" and has_bf16() is False
+    return ["oversubscribed"] * run.oversubscribed + ["imitated"] * imitates
 
 
 def _of_this_node(results: list[RankResult], ended: agent.Exit) -> RankResult | None:

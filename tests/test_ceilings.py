@@ -65,14 +65,34 @@ def test_rates_of_rounds_of_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
         return 1.0
 
     monkeypatch.setattr(ceilings, "_fastest_s", fastest_s)
+    monkeypatch.setattr(ceilings, "_matrix_size", lambda _device, dtype: 1024 if dtype == torch.float32 else 256)
     place = Place(rank=0, workers=4, nodes=1, device=torch.device("cpu"))
     found = ceilings.measure_ceilings(place, in_group=True)
     assert found == {
-        **dict.fromkeys(PRODUCTS, 2 * 1024**3),
+        **dict.fromkeys(PRODUCTS, 2 * 256**3),
+        "matmul_fp32_flops_per_s": 2 * 1024**3,
         "copy_gb_per_s": 2 * 2**26 / 1e9,
         **{f"allreduce_{size}_gb_per_s": 1.5 * size / 1e9 for size in (2**16, 2**20, 2**24, 2**26)},
     }
     assert multiplied == [torch.float32, torch.bfloat16, torch.float16]
+
+
+def test_a_format_that_the_hardware_imitates_is_measured_in_small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product that takes a millisecond at 64 would take half a second at 512: 256 is the last below a quarter."""
+    now = 0.0
+
+    def product(_device: torch.device, _dtype: torch.dtype, size: int) -> Callable[[], None]:
+        def multiply() -> None:
+            nonlocal now
+            now += 1e-3 * (size / 64) ** 3
+
+        return multiply
+
+    monkeypatch.setattr(ceilings, "_product", product)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    assert ceilings._matrix_size(torch.device("cpu"), torch.bfloat16) == 256
+    monkeypatch.setattr(ceilings, "_PRODUCT_S", 1e9)
+    assert ceilings._matrix_size(torch.device("cpu"), torch.bfloat16) == 1024
 
 
 def test_whether_products_are_tf32_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,15 +105,20 @@ def test_whether_products_are_tf32_is_as_before_afterwards(monkeypatch: pytest.M
 
     monkeypatch.setattr(ceilings, "_fastest_s", fastest_s)
     monkeypatch.setitem(ceilings.PRODUCTS, "cpu", ceilings.PRODUCTS["cuda"])
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    ceilings.measure_ceilings(Place(rank=0, workers=1, nodes=1, device=torch.device("cpu")), in_group=False)
+    monkeypatch.setattr(ceilings, "_matrix_size", lambda _device, _dtype: 2)
+    before = tf32_allowed()
+    torch.backends.cuda.matmul.allow_tf32 = True  # no attribute that monkeypatch could put back
+    try:
+        ceilings.measure_ceilings(Place(rank=0, workers=1, nodes=1, device=torch.device("cpu")), in_group=False)
+        assert tf32_allowed()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
     assert dict(zip(ceilings.PRODUCTS["cuda"], seen, strict=False)) == {
         "fp32": False,
         "bf16": False,
         "fp16": False,
         "tf32": True,
     }
-    assert tf32_allowed()
 
 
 def tf32_allowed() -> bool:
