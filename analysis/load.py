@@ -14,9 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analysis import metrics, oddities
+from analysis import energy, metrics, oddities
 from analysis.course import Epoch, course
 from analysis.diagnosis import Waits, slowest_in_words, waits_of
+from analysis.energy import Spent
 from analysis.oddities import Oddity, Slowest
 from analysis.origins import origin_of
 from analysis.plausible import Physics, physics_of
@@ -57,6 +58,10 @@ class Measured:
     oddities: list[Oddity]
     slowest_rank: Slowest | None
     physics: Physics
+    energy: Spent
+    wall_time_s: float
+    """Of the window, as the two below."""
+    samples: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -303,10 +308,13 @@ def _measure(record: Record) -> Measured:
         course=course(record),
         waits=waits_of(record),
         slowest=slowest_in_words(record.ranks),
-        oddities=oddities.of_steps(record.window),
+        oddities=[*oddities.of_steps(record.window), *energy.of_clocks(record.energy)],
         slowest_rank=oddities.slowest_of(record.ranks),
         physics=physics_of(record, factors),
         ledger_s=record.ledger,
+        energy=energy.spent(record),
+        wall_time_s=wall,
+        samples=samples,
     )
 
 

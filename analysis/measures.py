@@ -15,9 +15,10 @@ import numpy as np
 from analysis.course import Epoch
 from analysis.estimate import Estimate
 from analysis.load import Cell, Measured
+from analysis.metrics import cost_per_million_samples, energy_j_per_million_samples, mean_power_w
 from analysis.profiles import PROFILED
 from analysis.statistics import STEP_RESAMPLES, Floats, bootstrap_median, estimate
-from analysis.target import SPENT, currency
+from analysis.target import SPENT, currency, price_per_worker_s
 from benchmarks.errors import unknown
 
 Better = Literal["low", "high"]
@@ -57,6 +58,28 @@ def _waiting_s(epoch: Epoch) -> float | None:
     """The mean over ranks: what the workers together lose, divided by their number."""
     waits = epoch.sync_wait_s_by_rank
     return sum(waits) / len(waits) if waits else None
+
+
+def _energy(run: Measured) -> float | None:
+    joules = run.energy.joules
+    return None if joules is None else energy_j_per_million_samples(joules, run.samples)
+
+
+def _power(run: Measured) -> float | None:
+    joules = run.energy.joules
+    return None if joules is None else mean_power_w(joules, run.wall_time_s)
+
+
+def cost_of_million_samples(cell: Cell, time: Estimate | None) -> Estimate | None:
+    """From the time of a step, whose interval it has; None without a price."""
+    price = price_per_worker_s(cell)
+    if price is None or time is None:
+        return None
+    value, low, high = (
+        cost_per_million_samples(one, cell.global_batch, cell.workers, 3600 * price)
+        for one in (time.value, time.low, time.high)
+    )
+    return Estimate(value=value, low=low, high=high)
 
 
 _NEAR = 0.01
@@ -131,6 +154,16 @@ MEASURES: dict[str, Measure] = {
         of=lambda run: None if run.peak_memory_bytes is None else run.peak_memory_bytes * 1e-6,
         better="low",
     ),
+    "energy_j_per_million_samples": Measure(
+        label="energy of a million samples [J]", of=_energy, better="low", timed=True
+    ),
+    "mean_power_w": Measure(label="mean power [W]", of=_power, better="low"),
+    "cost_per_million_samples": Measure(
+        label="cost of a million samples",
+        of=lambda _run: None,
+        better="low",
+        of_cell=lambda cell: cost_of_million_samples(cell, estimate_of(cell, "step_time_s")),
+    ),
     "accuracy": Measure(label="test accuracy [fraction]", of=_last_evaluation("accuracy"), better="high"),
     "loss": Measure(label="test loss [nats]", of=_last_evaluation("loss"), better="low"),
     "train_loss": Measure(
@@ -151,9 +184,12 @@ MEASURES |= {
 }
 
 
+_OF_MONEY = {"cost_to_target", "cost_per_million_samples"}
+
+
 def label_of(name: str, cells: Sequence[Cell]) -> str:
     """A measure's label with its unit, which for money is the currency of these cells."""
-    return f"{MEASURES[name].label} [{currency(cells)}]" if name == "cost_to_target" else MEASURES[name].label
+    return f"{MEASURES[name].label} [{currency(cells)}]" if name in _OF_MONEY else MEASURES[name].label
 
 
 def measure(name: object) -> Measure:
