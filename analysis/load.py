@@ -59,8 +59,10 @@ class Measured:
     slowest_rank: Slowest | None
     physics: Physics
     energy: Spent
+    cost_per_million_samples: float | None
+    """In the cluster's currency; None without a price."""
     wall_time_s: float
-    """Of the window, as the two below."""
+    """Of the window, as the samples."""
     samples: int
 
 
@@ -290,8 +292,9 @@ def _measure(record: Record) -> Measured:
     spans = record.window.spans
     wall, samples = sum(span.wall_time_s for span in spans), sum(span.samples for span in spans)
     epochs, factors = _epochs(record), step_factors(record.window.step_time_s)
+    step_time_s = metrics.step_time_s(wall, samples, record.config["global_batch"])
     return Measured(
-        step_time_s=metrics.step_time_s(wall, samples, record.config["global_batch"]),
+        step_time_s=step_time_s,
         factors=factors,
         steps=len(record.window.step_time_s),
         epoch_time_s=metrics.epoch_time_s(wall, epochs) if epochs else None,
@@ -313,9 +316,17 @@ def _measure(record: Record) -> Measured:
         physics=physics_of(record, factors),
         ledger_s=record.ledger,
         energy=energy.spent(record),
+        cost_per_million_samples=_cost(record, step_time_s),
         wall_time_s=wall,
         samples=samples,
     )
+
+
+def _cost(record: Record, step_time_s: float) -> float | None:
+    price, batch = record.config["cluster"].get("price_per_worker_hour"), record.config["global_batch"]
+    if not isinstance(price, (int, float)):
+        return None
+    return metrics.cost_per_million_samples(step_time_s, batch, record.workers, price)
 
 
 def _epochs(record: Record) -> int | None:

@@ -15,10 +15,10 @@ import numpy as np
 from analysis.course import Epoch
 from analysis.estimate import Estimate
 from analysis.load import Cell, Measured
-from analysis.metrics import cost_per_million_samples, energy_j_per_million_samples, mean_power_w
+from analysis.metrics import energy_j_per_million_samples, mean_power_w
 from analysis.profiles import PROFILED
 from analysis.statistics import STEP_RESAMPLES, Floats, bootstrap_median, estimate
-from analysis.target import SPENT, currency, price_per_worker_s
+from analysis.target import SPENT, currency
 from benchmarks.errors import unknown
 
 Better = Literal["low", "high"]
@@ -68,18 +68,6 @@ def _energy(run: Measured) -> float | None:
 def _power(run: Measured) -> float | None:
     joules = run.energy.joules
     return None if joules is None else mean_power_w(joules, run.wall_time_s)
-
-
-def cost_of_million_samples(cell: Cell, time: Estimate | None) -> Estimate | None:
-    """From the time of a step, whose interval it has; None without a price."""
-    price = price_per_worker_s(cell)
-    if price is None or time is None:
-        return None
-    value, low, high = (
-        cost_per_million_samples(one, cell.global_batch, cell.workers, 3600 * price)
-        for one in (time.value, time.low, time.high)
-    )
-    return Estimate(value=value, low=low, high=high)
 
 
 _NEAR = 0.01
@@ -159,10 +147,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "mean_power_w": Measure(label="mean power [W]", of=_power, better="low"),
     "cost_per_million_samples": Measure(
-        label="cost of a million samples",
-        of=lambda _run: None,
-        better="low",
-        of_cell=lambda cell: cost_of_million_samples(cell, estimate_of(cell, "step_time_s")),
+        label="cost of a million samples", of=lambda run: run.cost_per_million_samples, better="low", timed=True
     ),
     "accuracy": Measure(label="test accuracy [fraction]", of=_last_evaluation("accuracy"), better="high"),
     "loss": Measure(label="test loss [nats]", of=_last_evaluation("loss"), better="low"),
@@ -185,11 +170,19 @@ MEASURES |= {
 
 
 _OF_MONEY = {"cost_to_target", "cost_per_million_samples"}
+_OF_ENERGY = {"energy_j_per_million_samples", "mean_power_w", "energy_to_target_j"}
 
 
 def label_of(name: str, cells: Sequence[Cell]) -> str:
     """A measure's label with its unit, which for money is the currency of these cells."""
     return f"{MEASURES[name].label} [{currency(cells)}]" if name in _OF_MONEY else MEASURES[name].label
+
+
+def unknown_because(cell: Cell, name: str) -> str | None:
+    """Why a cell that is measured has no energy; None where it has, or another measure is asked for."""
+    if name not in _OF_ENERGY or any(one.energy.joules is not None for one in cell.measured()):
+        return None
+    return next((one.energy.unknown_because for one in cell.measured()), None)
 
 
 def measure(name: object) -> Measure:

@@ -13,7 +13,7 @@ from analysis.diagnosis import Bottleneck, diagnose
 from analysis.estimate import Estimate
 from analysis.fits import fit
 from analysis.load import Cell, Loaded, Measured, Run
-from analysis.measures import cost_of_million_samples, estimate_of
+from analysis.measures import estimate_of
 from analysis.oddities import Oddity
 from analysis.origins import mixed, origins
 from analysis.plausible import ABOVE_IDEAL, doubts
@@ -116,6 +116,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         draws = bootstrap_median(times, [one.factors for one in measured], seed=cell.cell_id)
         time = estimate(median(times), draws)
     epoch_time_s = _known_median([one.epoch_time_s for one in measured])
+    cost = _known_median([one.cost_per_million_samples for one in measured])
     point = Point(
         cell_id=cell.cell_id,
         settings={key: cell.config.get(key) for key in keys},
@@ -153,7 +154,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         energy_scope=next((one.energy.scope for one in measured if one.energy.scope), None),
         energy_unknown_because=_no_energy(measured),
         mean_power_w=estimate_of(cell, "mean_power_w"),
-        cost_per_million_samples=cost_of_million_samples(cell, time),
+        cost_per_million_samples=_scaled(time, cost / time.value) if cost is not None and time else None,
     )
     return Result(cell=cell, point=point, draws=draws)
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from analysis.columns import Entry, TextTable, clean, clean_long, estimated, number, plain, summary
+from analysis.goals import energy_words
 from analysis.page.chart import FILTERS, Chart, setting_text
 from analysis.page.grid import heat_maps
 from analysis.page.rules import rules
@@ -78,6 +79,7 @@ def page(report: Report, advice: Recommendation | None) -> str:
         "interval": between,
         "one_line": clean_long,
         "cell_name": cell_name,
+        "joules": energy_words,
     }
     groups = [group for group in chart_groups(report, advice) if group.charts]
     scripts = [plotly_source(), _own("page.js")]
