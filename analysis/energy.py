@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 
 import msgspec
@@ -23,6 +24,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     scope: str | None
     """What the counters count, in words; None where nothing is known."""
     unknown_because: str | None
+    idle_w: float | None = None
+    """Power of all devices before they were used; None where it was not measured."""
 
 
 def spent(record: Record) -> Spent:
@@ -34,7 +37,17 @@ def spent(record: Record) -> Spent:
     if spans is None or None in spans:
         why = energy.unknown.get(energy.source, "a counter failed within the window")
         return Spent(joules=None, scope=None, unknown_because=why)
-    return Spent(joules=sum(joules or 0.0 for joules in spans), scope=energy.scope, unknown_because=None)
+    return Spent(
+        joules=sum(joules or 0.0 for joules in spans),
+        scope=energy.scope,
+        unknown_because=None,
+        idle_w=_idle_w([counter.idle_w for counter in energy.counters if counter.source == energy.source]),
+    )
+
+
+def _idle_w(parts: Sequence[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known and len(known) == len(parts) else None
 
 
 def of_clocks(energy: Energy | None) -> list[Oddity]:

@@ -146,6 +146,7 @@ MEASURES: dict[str, Measure] = {
         label="energy of a million samples [J]", of=_energy, better="low", timed=True
     ),
     "mean_power_w": Measure(label="mean power [W]", of=_power, better="low"),
+    "idle_power_w": Measure(label="power before use [W]", of=lambda run: run.energy.idle_w, better="low"),
     "cost_per_million_samples": Measure(
         label="cost of a million samples", of=lambda run: run.cost_per_million_samples, better="low", timed=True
     ),

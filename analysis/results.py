@@ -60,7 +60,7 @@ def columns(report: Report) -> list[Column]:
     for name in AMOUNTS:
         unit = (report.currency or "") if name == "cost_per_million_samples" else _unit(name)
         found += _ends(name, _meaning(Point, name), unit, _get(name))
-    found += [_field("energy_scope"), _field("energy_unknown_because")]
+    found += [_field(name) for name in ("idle_power_w", "energy_scope", "energy_unknown_because")]
     for kind, series in (("strong", report.strong), ("weak", report.weak)):
         found += _ratios(kind, series)
     phases = dict.fromkeys(phase for point in report.cells for phase in point.ledger_s)

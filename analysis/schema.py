@@ -120,6 +120,13 @@ class Point(msgspec.Struct, kw_only=True):
     mean_power_w: Annotated[
         Estimate | None, Meta(description="Median over repeats of the window's joules over its wall time, in all.")
     ] = None
+    idle_power_w: Annotated[
+        float | None,
+        Meta(
+            description="Median over repeats of what the workers' devices drew together before they were used; null "
+            "for CPUs, which are not idle then."
+        ),
+    ] = None
     cost_per_million_samples: Annotated[
         Estimate | None,
         Meta(

@@ -154,6 +154,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         energy_scope=next((one.energy.scope for one in measured if one.energy.scope), None),
         energy_unknown_because=_no_energy(measured),
         mean_power_w=estimate_of(cell, "mean_power_w"),
+        idle_power_w=_known_median([one.energy.idle_w for one in measured]),
         cost_per_million_samples=_scaled(time, cost / time.value) if cost is not None and time else None,
     )
     return Result(cell=cell, point=point, draws=draws)

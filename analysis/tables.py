@@ -282,7 +282,7 @@ def _csv_header(report: Report) -> list[str]:
         *_interval_header("mfu"),
         *_interval_header("mfu_of_ceiling"),
         *(column for name in AMOUNTS for column in _interval_header(name)),
-        *("energy_scope", "energy_unknown_because"),
+        *("idle_power_w", "energy_scope", "energy_unknown_because"),
         "doubts",
         "oddities",
         "notes",
@@ -299,7 +299,7 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [found and found.name, *(found and found.shares[cause] for cause in get_args(Cause))]
     row += [*_interval_values(point.mfu), *_interval_values(point.mfu_of_ceiling)]
     row += [value for name in AMOUNTS for value in _interval_values(getattr(point, name))]
-    row += [point.energy_scope, point.energy_unknown_because, "; ".join(point.doubts)]
+    row += [point.idle_power_w, point.energy_scope, point.energy_unknown_because, "; ".join(point.doubts)]
     return [*row, "; ".join(f"{odd.kind}: {odd.words}" for odd in point.oddities), "; ".join(point.notes)]
 
 

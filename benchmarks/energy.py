@@ -45,7 +45,7 @@ class CounterReading(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     rank: int
     """Whose worker read it."""
     span_j: list[float | None]
-    """Joules of each of the window's spans; null where the counter failed, or the span was cut short."""
+    """Joules of each span of that worker's window; null where the counter failed, or the span was cut short."""
     idle_w: float | None
     """Power of the device before it was used; null where it was not measured, as of CPUs, which are never idle then."""
     series: PowerSeries | None

@@ -74,6 +74,7 @@ def test_a_cell_has_its_energy_power_and_cost(tmp_path: Path) -> None:
         assert point.mean_power_w.value == pytest.approx(watts)
         assert point.cost_per_million_samples is not None
         assert point.cost_per_million_samples.value == pytest.approx(cost / 3600 * 3)
+        assert point.idle_power_w == 60.0 * point.workers
         assert (point.energy_scope, point.energy_unknown_because) == (SCOPES["nvml"], None)
 
 
@@ -162,6 +163,7 @@ def test_files_for_programs_have_it_in_full(tmp_path: Path) -> None:
         first = next(csv.DictReader(io.StringIO(text)))
         assert float(first["energy_j_per_million_samples"]) == pytest.approx(312_500)
         assert float(first["mean_power_w_high"]) == pytest.approx(50)
+        assert float(first["idle_power_w"]) == 60.0
         assert float(first["cost_per_million_samples"]) == pytest.approx(6250 / 3600 * 3)
         assert first["energy_scope"] == SCOPES["nvml"]
     units = {column.name: column.unit for column in columns(report)}
