@@ -175,8 +175,9 @@ _OF_ENERGY = {"energy_j_per_million_samples", "mean_power_w", "energy_to_target_
 
 
 def label_of(name: str, cells: Sequence[Cell]) -> str:
-    """A measure's label with its unit, which for money is the currency of these cells."""
-    return f"{MEASURES[name].label} [{currency(cells)}]" if name in _OF_MONEY else MEASURES[name].label
+    """A measure's label with its unit, which for money is the currency of these cells. Raises as `measure`."""
+    label = measure(name).label
+    return f"{label} [{currency(cells)}]" if name in _OF_MONEY else label
 
 
 def unknown_because(cell: Cell, name: str) -> str | None:
