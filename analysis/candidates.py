@@ -11,11 +11,12 @@ import numpy as np
 from analysis.estimate import Estimate
 from analysis.labels import label, telling
 from analysis.load import Cell
-from analysis.measures import draws_of
+from analysis.measures import draws_of, unknown_because
 from analysis.schema import Series
 from analysis.statistics import Floats, estimate
 
 _NOTHING: Floats = np.empty(0)
+_ENERGY = "energy_j_per_million_samples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,17 @@ class Wanted:
     deadline_s: float | None = None
     max_workers: int | None = None
     min_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyNeeded:
+    """What all samples take, in joules."""
+
+    joules: float
+    estimate: Estimate
+    draws: Floats
+    scope: str
+    """What the counters count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +54,8 @@ class Candidate:
     accuracy: float | None
     price_per_worker_hour: float | None
     currency: str
+    energy: EnergyNeeded | None = None
+    energy_unknown_because: str | None = None
 
     @property
     def price(self) -> float:
@@ -72,6 +86,8 @@ def candidates(cells: Sequence[Cell], wanted: Wanted) -> tuple[list[Candidate], 
             accuracy=_accuracy(cell),
             price_per_worker_hour=_price(cell),
             currency=str(cell.config.get("cluster.currency") or ""),
+            energy=_energy(cell, wanted),
+            energy_unknown_because=unknown_because(cell, _ENERGY),
         )
         reason = _against(one, wanted)
         if reason:
@@ -79,6 +95,15 @@ def candidates(cells: Sequence[Cell], wanted: Wanted) -> tuple[list[Candidate], 
         else:
             found.append(one)
     return found, excluded
+
+
+def _energy(cell: Cell, wanted: Wanted) -> EnergyNeeded | None:
+    drawn = draws_of(cell, _ENERGY)
+    scope = next((one.energy.scope for one in cell.measured() if one.energy.scope), None)
+    if drawn is None or scope is None:
+        return None
+    joules, draws = drawn[0] * wanted.samples / 1e6, drawn[1] * (wanted.samples / 1e6)
+    return EnergyNeeded(joules=joules, estimate=estimate(joules, draws), draws=draws, scope=scope)
 
 
 def _accuracy(cell: Cell) -> float | None:

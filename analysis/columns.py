@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from analysis.amounts import amount_notes, amounts, unknown_energy
 from analysis.diagnosis import EXPLAINED, Bottleneck, Cause
 from analysis.estimate import Estimate
 from analysis.schema import Kind, Point, Report, Series
@@ -88,6 +89,11 @@ def _ratio(estimate: Estimate | None) -> Entry:
     if estimate is not None and estimate.low == estimate.high == 1.0:
         return Entry("1")
     return estimated(estimate)
+
+
+def value_of(estimate: Estimate | None, factor: float = 1.0) -> Entry:
+    """A number without its interval, where there is no room for it."""
+    return plain(estimate.value if estimate else None, factor)
 
 
 def plain(value: float | None, factor: float = 1.0) -> Entry:
@@ -212,6 +218,7 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
         return None
     points = [point for series in found for point in series.points]
     has_epochs = any(point.epoch_time_s for point in points)
+    spent = amounts(points, report.currency)
     marks = Marks()
     rows = []
     for series in found:
@@ -224,12 +231,13 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
                 + ([estimated(point.epoch_time_s)] if has_epochs else [])
                 + [_ratio(point.speedup), _ratio(point.efficiency)]
                 + [plain(point.accuracy), plain(point.straggler_ratio), *_details(point)]
+                + [estimated(amount.of(point), amount.factor) for amount in spent]
                 + [bottleneck(point.bottleneck), Entry(status(point))]
             )
     header = ["series", *map(clean, report.setting_keys), "workers", "global batch", "batch per worker", "n"]
     header += ["step [ms]", "samples/s", *(["epoch [s]"] if has_epochs else [])]
     header += ["speed-up" if kind == "strong" else "scaled speed-up", "efficiency", "accuracy", "straggler"]
-    header += [*_DETAILS, BOTTLENECK, "status"]
+    header += [*_DETAILS, *(amount.header for amount in spent), BOTTLENECK, "status"]
     return TextTable(
         name=kind,
         title=_TITLES[kind],
@@ -243,10 +251,16 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
             for series in found
         ],
         failures=[_failure(point) for point in points],
-        notes=[*marks.lines(), *_KIND_NOTES[kind], *bottleneck_notes(points), *interval_notes(points)],
+        notes=[
+            *marks.lines(),
+            *_KIND_NOTES[kind],
+            *bottleneck_notes(points),
+            *amount_notes(points, report.currency),
+            *interval_notes(points),
+        ],
         hidden_in_terminal=frozenset(
             {"series", *map(clean, report.setting_keys), "batch per worker", "global batch", "epoch [s]", "straggler"}
-            | {"accuracy", *_DETAILS}
+            | {"accuracy", *_DETAILS, *(amount.header for amount in spent)}
         ),
     )
 
@@ -280,6 +294,7 @@ def cells_table(report: Report) -> TextTable | None:
     points = [point for point in report.cells if point.cell_id in outside]
     if not points:
         return None
+    spent = amounts(points, report.currency)
     marks = Marks()
     rows = [
         [
@@ -293,6 +308,7 @@ def cells_table(report: Report) -> TextTable | None:
             plain(point.accuracy),
             plain(point.straggler_ratio),
             *_details(point),
+            *(value_of(amount.of(point), amount.factor) for amount in spent),
             bottleneck(point.bottleneck),
             Entry(status(point)),
         ]
@@ -310,10 +326,15 @@ def cells_table(report: Report) -> TextTable | None:
     return TextTable(
         name="cells",
         title="Cells outside any series: no other number of workers to compare with",
-        header=[*header, "accuracy", "straggler", *_DETAILS, BOTTLENECK, "status"],
+        header=[*header, "accuracy", "straggler", *_DETAILS, *(one.header for one in spent), BOTTLENECK, "status"],
         rows=rows,
-        notes=[*marks.lines(), *bottleneck_notes(points), *interval_notes(points)],
-        hidden_in_terminal=frozenset({"batch per worker", "straggler", *_DETAILS}),
+        notes=[
+            *marks.lines(),
+            *bottleneck_notes(points),
+            *amount_notes(points, report.currency),
+            *interval_notes(points),
+        ],
+        hidden_in_terminal=frozenset({"batch per worker", "straggler", *_DETAILS, *(one.header for one in spent[1:])}),
     )
 
 
@@ -347,4 +368,5 @@ def summary(report: Report) -> list[str]:
         lines.append(f"{len(report.dropped)} of the grid's cells dropped by the plan: see the last table.")
     if not report.strong and not report.weak:
         lines.append("No scaling series: no two cells differ in the number of workers alone.")
+    lines += map(clean_long, unknown_energy(report.cells))
     return lines + [f"Warning: {clean_long(line)}" for line in report.mixed]

@@ -35,6 +35,7 @@ class Epoch:
     sync_wait_s_by_rank: list[float] | None
     evaluation: Evaluation | None
     """After it."""
+    energy_j: float | None
 
 
 def course(record: Record) -> list[Epoch]:
@@ -45,8 +46,10 @@ def course(record: Record) -> list[Epoch]:
     evaluations = {evaluation.after_steps: evaluation for evaluation in record.evaluation}
     epochs = record.config.get("epochs")
     epochs_in_span = epochs / len(window.spans) if type(epochs) is int and epochs > 0 else 1.0
+    known_j = record.energy.joules_by_span() if record.energy else None
+    span_j = known_j if known_j is not None else [None] * len(window.spans)
     course = []
-    for span, (first, end) in zip(window.spans, pairwise(ends), strict=True):
+    for span, energy_j, (first, end) in zip(window.spans, span_j, pairwise(ends), strict=True):
         block_samples, block_losses = _blocks(window, first, end)
         course.append(
             Epoch(
@@ -61,6 +64,7 @@ def course(record: Record) -> list[Epoch]:
                 samples_by_rank=span.samples_by_rank,
                 sync_wait_s_by_rank=span.sync_wait_s_by_rank,
                 evaluation=evaluations.get(end),
+                energy_j=energy_j,
             )
         )
     return course

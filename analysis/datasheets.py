@@ -3,7 +3,9 @@
 Peaks are dense: without the factor of two that datasheets give for matrices with zeros in known places.
 
 Sources, all NVIDIA's: "V100 Tensor Core GPU" (January 2020), "A100 Tensor Core GPU" (2022), "H100 Tensor Core GPU"
-(2024), "H200 Tensor Core GPU" (2024), "Quadro RTX 8000" (2019).
+(2024), "H200 Tensor Core GPU" (2024), "Quadro RTX 8000" (2019). Hopper's state peaks
+with sparsity (NVL: 835 for TF32, 1671 for fp16; PCIe: 756 and 1513), which are halved here; those of its SXM boards are
+the unrounded ones of "NVIDIA H100 Tensor Core GPU Architecture" (2022), table 2.
 """
 
 from __future__ import annotations

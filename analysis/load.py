@@ -14,9 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analysis import metrics, oddities
+from analysis import energy, metrics, oddities
 from analysis.course import Epoch, course
 from analysis.diagnosis import Waits, slowest_in_words, waits_of
+from analysis.energy import Spent
 from analysis.oddities import Oddity, Slowest
 from analysis.origins import origin_of
 from analysis.plausible import Physics, physics_of
@@ -61,6 +62,12 @@ class Measured:
     oddities: list[Oddity]
     slowest_rank: Slowest | None
     physics: Physics
+    energy: Spent
+    cost_per_million_samples: float | None
+    """In the cluster's currency; None without a price."""
+    wall_time_s: float
+    """Of the window, as the samples."""
+    samples: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -289,8 +296,9 @@ def _measure(record: Record) -> Measured:
     spans = record.window.spans
     wall, samples = sum(span.wall_time_s for span in spans), sum(span.samples for span in spans)
     epochs, factors = _epochs(record), step_factors(record.window.step_time_s)
+    step_time_s = metrics.step_time_s(wall, samples, record.config["global_batch"])
     return Measured(
-        step_time_s=metrics.step_time_s(wall, samples, record.config["global_batch"]),
+        step_time_s=step_time_s,
         factors=factors,
         steps=len(record.window.step_time_s),
         slow_steps_s=metrics.slow_steps_s(record.window.step_time_s),
@@ -308,12 +316,23 @@ def _measure(record: Record) -> Measured:
         course=course(record),
         waits=waits_of(record),
         slowest=slowest_in_words(record.ranks),
-        oddities=oddities.of_steps(record.window),
+        oddities=[*oddities.of_steps(record.window), *energy.of_clocks(record.energy)],
         slowest_rank=oddities.slowest_of(record.ranks),
         physics=physics_of(record, factors),
         ledger_s=record.ledger,
         ceilings={name: rate for name, rate in (record.ceilings or {}).items() if rate is not None},
+        energy=energy.spent(record),
+        cost_per_million_samples=_cost(record, step_time_s),
+        wall_time_s=wall,
+        samples=samples,
     )
+
+
+def _cost(record: Record, step_time_s: float) -> float | None:
+    price, batch = record.config["cluster"].get("price_per_worker_hour"), record.config["global_batch"]
+    if not isinstance(price, (int, float)):
+        return None
+    return metrics.cost_per_million_samples(step_time_s, batch, record.workers, price)
 
 
 def _epochs(record: Record) -> int | None:

@@ -15,6 +15,7 @@ import numpy as np
 from analysis.course import Epoch
 from analysis.estimate import Estimate
 from analysis.load import Cell, Measured
+from analysis.metrics import energy_j_per_million_samples, mean_power_w
 from analysis.profiles import PROFILED
 from analysis.statistics import STEP_RESAMPLES, Floats, bootstrap_median, estimate
 from analysis.target import SPENT, currency
@@ -57,6 +58,16 @@ def _waiting_s(epoch: Epoch) -> float | None:
     """The mean over ranks: what the workers together lose, divided by their number."""
     waits = epoch.sync_wait_s_by_rank
     return sum(waits) / len(waits) if waits else None
+
+
+def _energy(run: Measured) -> float | None:
+    joules = run.energy.joules
+    return None if joules is None else energy_j_per_million_samples(joules, run.samples)
+
+
+def _power(run: Measured) -> float | None:
+    joules = run.energy.joules
+    return None if joules is None else mean_power_w(joules, run.wall_time_s)
 
 
 _NEAR = 0.01
@@ -131,6 +142,14 @@ MEASURES: dict[str, Measure] = {
         of=lambda run: None if run.peak_memory_bytes is None else run.peak_memory_bytes * 1e-6,
         better="low",
     ),
+    "energy_j_per_million_samples": Measure(
+        label="energy of a million samples [J]", of=_energy, better="low", timed=True
+    ),
+    "mean_power_w": Measure(label="mean power [W]", of=_power, better="low"),
+    "idle_power_w": Measure(label="power before use [W]", of=lambda run: run.energy.idle_w, better="low"),
+    "cost_per_million_samples": Measure(
+        label="cost of a million samples", of=lambda run: run.cost_per_million_samples, better="low", timed=True
+    ),
     "accuracy": Measure(label="test accuracy [fraction]", of=_last_evaluation("accuracy"), better="high"),
     "loss": Measure(label="test loss [nats]", of=_last_evaluation("loss"), better="low"),
     "train_loss": Measure(
@@ -151,9 +170,21 @@ MEASURES |= {
 }
 
 
+_OF_MONEY = {"cost_to_target", "cost_per_million_samples"}
+_OF_ENERGY = {"energy_j_per_million_samples", "mean_power_w", "energy_to_target_j"}
+
+
 def label_of(name: str, cells: Sequence[Cell]) -> str:
-    """A measure's label with its unit, which for money is the currency of these cells."""
-    return f"{MEASURES[name].label} [{currency(cells)}]" if name == "cost_to_target" else MEASURES[name].label
+    """A measure's label with its unit, which for money is the currency of these cells. Raises as `measure`."""
+    label = measure(name).label
+    return f"{label} [{currency(cells)}]" if name in _OF_MONEY else label
+
+
+def unknown_because(cell: Cell, name: str) -> str | None:
+    """Why a cell that is measured has no energy; None where it has, or another measure is asked for."""
+    if name not in _OF_ENERGY or any(one.energy.joules is not None for one in cell.measured()):
+        return None
+    return next((one.energy.unknown_because for one in cell.measured()), None)
 
 
 def measure(name: object) -> Measure:

@@ -52,6 +52,23 @@ def epoch_time_s(wall_time_s: float, epochs: int) -> float:
     return wall_time_s / epochs
 
 
+def energy_j_per_million_samples(energy_j: float, samples: float) -> float:
+    """Joules for a million samples, from the window's joules and samples."""
+    return energy_j / samples * 1e6
+
+
+def mean_power_w(energy_j: float, wall_time_s: float) -> float:
+    """Watts of all counters together, over the window."""
+    return energy_j / wall_time_s
+
+
+def cost_per_million_samples(
+    step_time: Number, global_batch: int, workers: int, price_per_worker_hour: float
+) -> Number:
+    """Money for a million samples: worker-hours times what one costs."""
+    return step_time * (1e6 / global_batch * workers / 3600 * price_per_worker_hour)
+
+
 def loading_gb_per_s(bytes_per_step: Sequence[float | None], data_wait_s: Sequence[float]) -> float | None:
     """What the most loaded worker's loader handed over, in 1e9 bytes per second of waiting for it.
 

@@ -37,7 +37,7 @@ from benchmarks.record import RankSummary, Window
 
 Floats = NDArray[np.float64]
 Who = TypeVar("Who", int, str)
-OddityKind = Literal["drift", "warm-up", "two modes", "repeat", "rank", "host"]
+OddityKind = Literal["drift", "warm-up", "two modes", "repeat", "rank", "host", "clock"]
 
 FALSE_ALARMS = 0.001
 """Of the series in which nothing is odd, for each test."""

@@ -26,6 +26,6 @@ def oddities_table(report: Report) -> TextTable | None:
         notes=[
             f"By chance alone, each kind is seen in about {FALSE_ALARMS:.1%} of runs with independent steps, and "
             f"{FALSE_ALARMS_OF_CELLS:.0%} of cells for what is compared over repeats. Differences below 5 % (drift: "
-            "2 %) are not shown."
+            "2 %) are not shown. A clock's fall is a reading, and no test."
         ],
     )

@@ -1,4 +1,4 @@
-"""Which configuration to run: `python -m analysis.recommend DIR --goal time|cost [--deadline 2h --samples 1e9 ...]`.
+"""Which configuration to run: `python -m analysis.recommend DIR --goal time|cost|energy [--deadline 2h --samples 1e9]`.
 
 The best cell, the runner-up, how sure that is and what it costs; beside it the front of time and cost, and what the
 scaling laws expect of worker counts that were not measured. Says so where the measurement cannot tell cells apart.
@@ -9,23 +9,23 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import msgspec
 import numpy as np
 
 from analysis.candidates import Candidate, Wanted, candidates, forecasts, on_front
 from analysis.estimate import Estimate
+from analysis.goals import AIMS, Goal, comparable, energy_words, scopes_differ
 from analysis.load import Loaded, load_cells
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.statistics import ENOUGH_REPEATS, Floats, estimate
+from analysis.statistics import ENOUGH_REPEATS, estimate
 from benchmarks.errors import UserError, told
 from benchmarks.folder import newest_sweep
 
-Goal = Literal["time", "cost"]
 DEFAULT_SAMPLES = 1_000_000.0
 _SURE = 0.95
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -42,6 +42,8 @@ class Choice(msgspec.Struct, kw_only=True):
     worker_hours: Estimate
     cost: Estimate | None
     """In the cluster's currency; null without a price."""
+    energy_j: Estimate | None
+    """Null where it was not measured."""
     accuracy: float | None
     on_front: bool
     """No other measured one is both faster and cheaper."""
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="FOLDER", help="of all results (results)"
     )
-    parser.add_argument("--goal", choices=("time", "cost"), default="time", help="what is to be small (time)")
+    parser.add_argument("--goal", choices=get_args(Goal), default="time", help="what is to be small (time)")
     parser.add_argument("--samples", default=f"{DEFAULT_SAMPLES:g}", metavar="1e9", help="to be trained on (1e+06)")
     parser.add_argument("--deadline", metavar="2h", help="as 90m, 2h or 1d: what may take longer is left out")
     parser.add_argument("--max-workers", metavar="64", help="what needs more is left out")
@@ -129,18 +131,19 @@ def recommend(folder: Path, goal: Goal, wanted: Wanted) -> Recommendation:
     """Choose among a sweep's cells.
 
     Raises:
-        UserError: no such sweep, or nothing in it has a number.
+        UserError: no such sweep, or nothing in it has a number, or the goal is energy and no cell has any.
     """
     loaded = load_cells(folder)
     return choose(loaded, build_report(loaded), goal, wanted)
 
 
 def choose(loaded: Loaded, report: Report, goal: Goal, wanted: Wanted) -> Recommendation:
-    """The same of a sweep that is read already, with its report. Raises UserError where nothing in it has a number."""
+    """The same of a sweep that is read already, with its report. Raises UserError as `recommend`."""
     found, excluded = candidates(loaded.cells, wanted)
     if not found and not excluded:
         raise UserError(f"{loaded.folder}: no cell has a number yet; the sweep's command again runs what is missing")
-    amount: Callable[[Candidate], float] = {"time": lambda one: one.time_s, "cost": lambda one: one.price}[goal]
+    found, unknown = comparable(found, goal, loaded.folder)
+    amount = AIMS[goal].amount
     found.sort(key=amount)
     best, runner_up = [*found[:2], None, None][:2]
     predicted = forecasts([*report.strong, *report.weak], wanted, loaded.cells)
@@ -150,15 +153,15 @@ def choose(loaded: Loaded, report: Report, goal: Goal, wanted: Wanted) -> Recomm
     return Recommendation(
         goal=goal,
         samples=wanted.samples,
-        sentence=_sentence(best, runner_up, like, sure, goal, wanted),
+        sentence=_sentence(best, runner_up, like, sure, goal, wanted) + scopes_differ(found) * (goal == "energy"),
         why=_why(best, report),
         best=_choice(best, front) if best else None,
         runner_up=_choice(runner_up, front) if runner_up else None,
         probability_best=sure,
         like_best=[one.label for one in like],
         measured=[_choice(one, front) for one in found],
-        predicted=[_choice(one, set()) for one in sorted(predicted, key=amount)],
-        excluded=excluded,
+        predicted=[_choice(one, set()) for one in sorted(predicted, key=lambda one: (amount(one), one.time_s))],
+        excluded=[*excluded, *unknown],
     )
 
 
@@ -176,23 +179,20 @@ def _choice(one: Candidate, front: set[str]) -> Choice:
         cost=None
         if price is None
         else Estimate(value=worker_hours.value * price, low=worker_hours.low * price, high=worker_hours.high * price),
+        energy_j=one.energy.estimate if one.energy else None,
         accuracy=one.accuracy,
         on_front=one.cell_id in front,
     )
 
 
-def _draws(one: Candidate, goal: Goal) -> Floats:
-    return one.time_draws if goal == "time" else one.time_draws * (one.price / one.time_s)
-
-
 def _alike(best: Candidate, other: Candidate, goal: Goal) -> bool:
     """Whether the 95 % interval of the ratio of the two holds 1."""
-    ratio = estimate(1.0, _draws(other, goal) / _draws(best, goal))
+    ratio = estimate(1.0, AIMS[goal].draws(other) / AIMS[goal].draws(best))
     return ratio.low <= 1.0
 
 
 def _probability_best(found: Sequence[Candidate], goal: Goal) -> float:
-    table = np.stack([_draws(one, goal) for one in found])
+    table = np.stack([AIMS[goal].draws(one) for one in found])
     return float(np.mean(np.argmin(table, axis=0) == 0))
 
 
@@ -209,9 +209,10 @@ def _sentence(
     time = best.time_estimate
     hours = best.time_s * best.workers / 3600
     paid = f", {best.price:.3g} {best.currency}" if best.price_per_worker_hour is not None else ""
+    used = f", {energy_words(best.energy.joules)}" if best.energy else ""
     words = (
         f"Run {best.label}: {wanted.samples:.3g} samples take {duration(time.value)} "
-        f"{between(time)}, {hours:.3g} worker-hours{paid}."
+        f"{between(time)}, {hours:.3g} worker-hours{paid}{used}."
     )
     if best.repeats < ENOUGH_REPEATS:
         words += f" {best.repeats} repeat{'s' * (best.repeats > 1)}, so intervals are too narrow: sweep.repeats=6."
@@ -220,9 +221,9 @@ def _sentence(
     if like:
         names = "; ".join(one.label for one in like[:3]) + ("; ..." if len(like) > 3 else "")
         return f"{words} The measurement cannot tell it from {names} ({sure:.0%} of the draws prefer it)."
-    by = (runner_up.time_s / best.time_s if goal == "time" else runner_up.price / best.price) - 1
-    need = "takes" if goal == "time" else "costs"
-    return f"{words} Sure to {min(sure, 0.999):.1%}; the runner-up, {runner_up.label}, {need} {by:.0%} more."
+    aim = AIMS[goal]
+    by = aim.amount(runner_up) / aim.amount(best) - 1
+    return f"{words} Sure to {min(sure, 0.999):.1%}; the runner-up, {runner_up.label}, {aim.verb} {by:.0%} more."
 
 
 def _why(best: Candidate | None, report: Report) -> str:
@@ -277,12 +278,16 @@ def _show(result: Recommendation) -> None:
         )
         if any(choice.cost for choice in choices):
             table.add_column("cost", justify="right")
+        if any(choice.energy_j for choice in choices):
+            table.add_column("energy", justify="right")
         table.add_column("accuracy", justify="right")
         table.add_column("")
         for choice in choices[:20]:
             row = [duration(choice.time_s.value), between(choice.time_s)]
             row.append(f"{choice.worker_hours.value:.3g}")
             row += [f"{choice.cost.value:.3g}" if choice.cost else "-"] if any(c.cost for c in choices) else []
+            if any(c.energy_j for c in choices):
+                row.append(energy_words(choice.energy_j.value) if choice.energy_j else "-")
             row.append("-" if choice.accuracy is None else f"{choice.accuracy:.3f}")
             table.add_row(Text(choice.label), *map(Text, row), "on the front" if choice.on_front else "")
         console.print()

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from benchmarks.errors import UserError
 
 if TYPE_CHECKING:
+    from analysis.goals import Goal
     from analysis.load import Loaded
-    from analysis.recommend import Goal, Recommendation
+    from analysis.recommend import Recommendation
     from analysis.schema import Report
 
 
@@ -39,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, default=Path("results"), metavar="FOLDER", help="the folder of all results (results)"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go; default: DIR/analysis")
-    parser.add_argument("--goal", choices=("time", "cost"), default="time", help="what the answer makes small (time)")
+    parser.add_argument(
+        "--goal", choices=("time", "cost", "energy"), default="time", help="what the answer makes small (time)"
+    )
     parser.add_argument("--no-figures", action="store_true", help="no PNG and SVG figures beside the page (faster)")
     return parser
 

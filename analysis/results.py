@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from analysis.amounts import AMOUNTS
 from analysis.columns import clean_long
 from analysis.estimate import Estimate
 from analysis.page.rules import rules
@@ -36,6 +37,8 @@ _RATIOS = ("speedup", "efficiency")
 _UNITS = (
     ("_samples_per_s", "samples/s"),
     ("_per_s", "1/s"),
+    ("energy_j_per_million_samples", "J"),
+    ("_w", "W"),
     ("_s", "s"),
     ("_bytes", "bytes"),
     ("bytes_per_step", "bytes"),
@@ -62,6 +65,10 @@ def columns(report: Report) -> list[Column]:
     for name in _ESTIMATES:
         found += _ends(name, _meaning(Point, name), _unit(name), _get(name))
     found += [_field(name) for name in _NUMBERS]
+    for name in AMOUNTS:
+        unit = (report.currency or "") if name == "cost_per_million_samples" else _unit(name)
+        found += _ends(name, _meaning(Point, name), unit, _get(name))
+    found += [_field(name) for name in ("idle_power_w", "energy_scope", "energy_unknown_because")]
     for kind, series in (("strong", report.strong), ("weak", report.weak)):
         found += _ratios(kind, series)
     phases = dict.fromkeys(phase for point in report.cells for phase in point.ledger_s)
@@ -190,7 +197,7 @@ def _measures(report: Report) -> Iterable[Column]:
         return
     rows = {row.cell_id: row.values for row in report.study.rows}
     for name, label in report.study.measures.items():
-        if name in (*_ESTIMATES, *_NUMBERS):
+        if name in (*_ESTIMATES, *_NUMBERS, *AMOUNTS):
             continue
         unit = label.rpartition("[")[2].rstrip("]") if label.endswith("]") else ""
 

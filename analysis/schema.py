@@ -123,6 +123,36 @@ class Point(msgspec.Struct, kw_only=True):
             "the repeats that have the phase, so that their sum need not be a run's."
         ),
     ] = {}
+    energy_j_per_million_samples: Annotated[
+        Estimate | None,
+        Meta(
+            description="Median over repeats of the joules that the window took, for a million samples; null where a "
+            "counter could not be read. `energy_scope` says what it is of."
+        ),
+    ] = None
+    energy_scope: Annotated[
+        str | None, Meta(description="What the energy counters count; null where the energy is unknown.")
+    ] = None
+    energy_unknown_because: Annotated[
+        str | None, Meta(description="Why no repeat has an energy; null where one has, or nothing is measured.")
+    ] = None
+    mean_power_w: Annotated[
+        Estimate | None, Meta(description="Median over repeats of the window's joules over its wall time, in all.")
+    ] = None
+    idle_power_w: Annotated[
+        float | None,
+        Meta(
+            description="Median over repeats of what the workers' devices drew together before they were used; null "
+            "for CPUs, which are not idle then."
+        ),
+    ] = None
+    cost_per_million_samples: Annotated[
+        Estimate | None,
+        Meta(
+            description="In the report's currency: worker-hours of a million samples times the price of one; null "
+            "where the cluster's file has no price."
+        ),
+    ] = None
 
 
 class ScalingPoint(Point, kw_only=True):
@@ -261,6 +291,7 @@ class Report(msgspec.Struct, kw_only=True):
     search: Annotated[Search | None, Meta(description="Null where the sweep searches nothing.")] = None
     oddities: Annotated[list[Oddity], Meta(description="Of all runs together; those of a cell are with it.")] = []
     dropped: list[DroppedCell]
+    currency: Annotated[str | None, Meta(description="Of all costs; null where no cell has a price.")] = None
     mixed: Annotated[
         list[str],
         Meta(description="Images, commits, driver and torch versions in which the numbers differ, and where."),

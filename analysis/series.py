@@ -12,7 +12,8 @@ from analysis import metrics, oddities
 from analysis.diagnosis import Bottleneck, diagnose
 from analysis.estimate import Estimate
 from analysis.fits import fit
-from analysis.load import Cell, Loaded, Run
+from analysis.load import Cell, Loaded, Measured, Run
+from analysis.measures import estimate_of
 from analysis.oddities import Oddity
 from analysis.origins import mixed, origins
 from analysis.plausible import ABOVE_IDEAL, doubts
@@ -20,6 +21,7 @@ from analysis.profiles import profile_rows, ranks_of
 from analysis.schema import Base, Counts, DroppedCell, Kind, Point, Report, ScalingPoint, Series
 from analysis.statistics import Floats, bootstrap_median, estimate
 from analysis.study import build_study
+from analysis.target import currency, price_per_worker_s
 from analysis.tuning import build_search
 from benchmarks.errors import UserError
 from benchmarks.sweep import FIXED_BATCH
@@ -80,6 +82,7 @@ def build_report(loaded: Loaded) -> Report:
         oddities=_of_hosts(loaded.cells),
         mixed=mixed(loaded.cells),
         origins=origins(loaded.cells),
+        currency=currency(loaded.cells) if any(price_per_worker_s(cell) is not None for cell in loaded.cells) else None,
         problems=problems,
     )
 
@@ -113,6 +116,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         draws = bootstrap_median(times, [one.factors for one in measured], seed=cell.cell_id)
         time = estimate(median(times), draws)
     epoch_time_s = _known_median([one.epoch_time_s for one in measured])
+    cost = _known_median([one.cost_per_million_samples for one in measured])
     point = Point(
         cell_id=cell.cell_id,
         settings={key: cell.config.get(key) for key in keys},
@@ -150,6 +154,12 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         ceilings=_medians([one.ceilings for one in measured]),
         allreduce_gb_per_s=_known_median([one.allreduce_gb_per_s for one in measured]),
         ledger_s=_medians([one.ledger_s for one in measured]),
+        energy_j_per_million_samples=estimate_of(cell, "energy_j_per_million_samples"),
+        energy_scope=next((one.energy.scope for one in measured if one.energy.scope), None),
+        energy_unknown_because=_no_energy(measured),
+        mean_power_w=estimate_of(cell, "mean_power_w"),
+        idle_power_w=_known_median([one.energy.idle_w for one in measured]),
+        cost_per_million_samples=_scaled(time, cost / time.value) if cost is not None and time else None,
     )
     return Result(cell=cell, point=point, draws=draws)
 
@@ -174,6 +184,12 @@ def _bottleneck(cell: Cell, time: Estimate | None) -> Bottleneck | None:
         return None
     slowest = next((one.slowest for one in measured if one.slowest), None)
     return diagnose([one.waits for one in measured], slowest, ranks_of(cell), time.value)
+
+
+def _no_energy(measured: Sequence[Measured]) -> str | None:
+    if any(one.energy.joules is not None for one in measured):
+        return None
+    return next((one.energy.unknown_because for one in measured if one.energy.unknown_because), None)
 
 
 def _unmeasured(cell: Cell) -> str:

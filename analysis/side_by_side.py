@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from analysis.amounts import amount_notes, amounts
 from analysis.columns import (
     BOTTLENECK,
     Entry,
@@ -17,6 +18,7 @@ from analysis.columns import (
     plain,
     repeats,
     status,
+    value_of,
 )
 from analysis.schema import Point, Report
 
@@ -29,6 +31,7 @@ def strategies_table(report: Report) -> TextTable | None:
         return None
     other_keys = [key for key in report.setting_keys if key.partition(".")[0] != _AXIS]
     points = sorted(report.cells, key=lambda point: _order(point, other_keys))
+    spent = amounts(points, report.currency)
     marks = Marks()
     rows = [
         [
@@ -43,14 +46,17 @@ def strategies_table(report: Report) -> TextTable | None:
             plain(point.bytes_per_step, 1e-6),
             plain(point.exposed_comm_s, 1e3),
             plain(point.accuracy),
+            *(value_of(amount.of(point), amount.factor) for amount in spent),
             bottleneck(point.bottleneck),
             Entry(status(point)),
         ]
         for point in points
     ]
     header = [*map(clean, other_keys), _AXIS, "workers", "global batch", "n", "epoch [s]", "samples/s"]
-    header += ["memory [MB]", "sent [MB]", "exposed [ms]", "accuracy", BOTTLENECK, "status"]
-    hidden = {"n", "exposed [ms]", "epoch [s]"} | ({"global batch"} if _same_batch(points) else set())
+    header += ["memory [MB]", "sent [MB]", "exposed [ms]", "accuracy"]
+    header += [*(amount.header for amount in spent), BOTTLENECK, "status"]
+    hidden = {"n", "exposed [ms]", "epoch [s]", *(amount.header for amount in spent[1:])}
+    hidden |= {"global batch"} if _same_batch(points) else set()
     return TextTable(
         name="strategies",
         title="Strategies side by side; memory: the peak of the worker that takes most; sent: by a worker in a step",
@@ -60,6 +66,7 @@ def strategies_table(report: Report) -> TextTable | None:
             *marks.lines(),
             "Memory is the device's on GPUs; on CPUs it is the process's, with some hundred MB of program code.",
             *bottleneck_notes(points),
+            *amount_notes(points, report.currency),
             *interval_notes(points),
         ],
         hidden_in_terminal=frozenset(hidden),

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
 
+from analysis.amounts import AMOUNTS
 from analysis.ceiling_table import ceilings_table
 from analysis.columns import (
     BOTTLENECK,
@@ -283,6 +284,8 @@ def _csv_header(report: Report) -> list[str]:
         *(f"{cause}_share" for cause in get_args(Cause)),
         *_interval_header("mfu"),
         *_interval_header("mfu_of_ceiling"),
+        *(column for name in AMOUNTS for column in _interval_header(name)),
+        *("idle_power_w", "energy_scope", "energy_unknown_because"),
         "doubts",
         "oddities",
         "notes",
@@ -298,7 +301,9 @@ def _csv_row(report: Report, point: Point) -> list[object]:
     row += [point.accuracy, point.straggler_ratio, point.exposed_comm_s, point.bytes_per_step, point.peak_memory_bytes]
     found = point.bottleneck
     row += [found and found.name, *(found and found.shares[cause] for cause in get_args(Cause))]
-    row += [*_interval_values(point.mfu), *_interval_values(point.mfu_of_ceiling), "; ".join(point.doubts)]
+    row += [*_interval_values(point.mfu), *_interval_values(point.mfu_of_ceiling)]
+    row += [value for name in AMOUNTS for value in _interval_values(getattr(point, name))]
+    row += [point.idle_power_w, point.energy_scope, point.energy_unknown_because, "; ".join(point.doubts)]
     return [*row, "; ".join(f"{odd.kind}: {odd.words}" for odd in point.oddities), "; ".join(point.notes)]
 
 

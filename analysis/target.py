@@ -1,4 +1,4 @@
-"""Time, epochs, samples and money until a target was reached, where some runs never get there.
+"""Time, epochs, samples, energy and money until a target was reached, where some runs never get there.
 
 A run that ends before it reaches the target is censored: all that is known is that it takes longer. Leaving it out, or
 taking the mean of those that arrived, would call a strategy fast for the few seeds that work. So a cell's number is the
@@ -24,7 +24,7 @@ from analysis.load import Cell, Run
 from analysis.statistics import DRAWS, LEVEL, Floats, generator
 from benchmarks.target import Target, TargetMetric
 
-Spent = Literal["train_time_s", "time_s", "epochs", "samples"]
+Spent = Literal["train_time_s", "time_s", "epochs", "samples", "energy_j"]
 
 _ROUNDING = 1e-9
 _WITH_COURSE = ("ok", "timeout", "diverged")
@@ -43,6 +43,8 @@ class Attempt:
     """With the evaluations that look for the target, the last one included."""
     epochs: float
     samples: float
+    energy_j: float | None
+    """Without the evaluations. Of a run that never arrived, at least that of the spans whose energy is known."""
 
 
 def attempt(trained: Sequence[Epoch], target: Target, epochs_in_span: int = 1, *, never: bool = False) -> Attempt:
@@ -57,11 +59,13 @@ def attempt(trained: Sequence[Epoch], target: Target, epochs_in_span: int = 1, *
     train_time_s = time_s = 0.0
     epochs = samples = 0
     reached = False
+    joules: list[float | None] = []
     for span in trained:
         train_time_s += span.wall_time_s
         time_s += span.wall_time_s + (span.evaluation.time_s if span.evaluation else 0.0)
         samples += span.samples
         epochs += epochs_in_span
+        joules.append(span.energy_j)
         reached = span.evaluation is not None and target.reached_by(span.evaluation)
         if reached:
             break
@@ -72,7 +76,13 @@ def attempt(trained: Sequence[Epoch], target: Target, epochs_in_span: int = 1, *
         time_s=time_s,
         epochs=float(epochs),
         samples=float(samples),
+        energy_j=_energy_j(joules, all_of_it=reached),
     )
+
+
+def _energy_j(spans: Sequence[float | None], *, all_of_it: bool) -> float | None:
+    known = [joules for joules in spans if joules is not None]
+    return sum(known) if known and (len(known) == len(spans) or not all_of_it) else None
 
 
 def attempts(cell: Cell) -> list[Attempt]:
@@ -142,10 +152,11 @@ def median_draws(spent: Sequence[float], reached: Sequence[bool], seed: str) -> 
 def to_target(cell: Cell, spent: Spent, price: float = 1.0) -> Estimate | None:
     """What it takes to reach the target, by all runs of the cell; times `price`. None where no run says anything.
 
-    Where the median is not known, the estimate is the most that any run spent, and says that it is a lower bound.
+    Where the median is not known, the estimate is the most that any run spent, and says that it is a lower bound. Nor
+    is there a number where what a run spent is unknown: it might be the one that says most.
     """
     found = attempts(cell)
-    if not found:
+    if not found or any(getattr(one, spent) is None for one in found):
         return None
     reached = [one.reached for one in found]
     values = [math.inf if one.never else float(getattr(one, spent)) for one in found]
@@ -211,6 +222,7 @@ SPENT: dict[str, tuple[str, Callable[[Cell], Estimate | None]]] = {
     "time_to_target_s": ("time to target, with evaluation [s]", lambda cell: to_target(cell, "time_s")),
     "epochs_to_target": ("epochs to target", lambda cell: to_target(cell, "epochs")),
     "samples_to_target": ("samples to target", lambda cell: to_target(cell, "samples")),
+    "energy_to_target_j": ("energy to target, without evaluation [J]", lambda cell: to_target(cell, "energy_j")),
     "cost_to_target": ("cost to target", cost_to_target),
 }
 """Measures of a cell: label, and how it is found."""

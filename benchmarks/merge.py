@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import record
+from benchmarks.energy import Energy, RankEnergy, merge_energy, of_whole_spans
 from benchmarks.profile import RankProfile
 from benchmarks.record import Check, Evaluation, Memory, RankSummary, Span, Status, Window, finite
 from benchmarks.step_times import Communication, StepTimes
@@ -56,6 +57,7 @@ class RankResult(msgspec.Struct, kw_only=True):
     stopped_after_epochs: int | None = None
     profile: RankProfile | None = None
     ceilings: dict[str, float] | None = None
+    energy: RankEnergy | None = None
     environment: dict[str, Any] = {}
 
     def series(self, name: str) -> list[float]:
@@ -86,8 +88,11 @@ def steps_of_all(results: Sequence[RankResult]) -> list[RankResult]:
     """
     if not results:
         return []
-    by_span = zip(*(result.spans for result in results), strict=False)  # some ranks have not begun the last one
+    by_span = list(zip(*(result.spans for result in results), strict=False))  # some have not begun the last one
     lengths = [min(len(span.step_s) for span in spans) for spans in by_span]
+    is_whole = [
+        max(len(span.step_s) for span in spans) == length for spans, length in zip(by_span, lengths, strict=True)
+    ]
     lengths = [length for length in lengths if length]
     total = sum(lengths)
     return [
@@ -97,6 +102,7 @@ def steps_of_all(results: Sequence[RankResult]) -> list[RankResult]:
             samples=result.samples[:total],
             losses=result.losses[:total],
             evaluations=[evaluation for evaluation in result.evaluations if evaluation.after_steps <= total],
+            energy=of_whole_spans(result.energy, is_whole[: len(lengths)]),
         )
         for result in results
         if total
@@ -237,6 +243,11 @@ def merge_memory(results: Sequence[RankResult]) -> Memory:
         peak_host_bytes=max(result.peak_host_bytes for result in results),
         peak_device_bytes=max(device) if device else None,
     )
+
+
+def energy_of(results: Sequence[RankResult], device: str) -> Energy | None:
+    """The energy of a window that these ranks have measured, on devices of this kind: `cuda` or `cpu`."""
+    return merge_energy([result.energy for result in results], "nvml" if device == "cuda" else "rapl")
 
 
 def merge_ceilings(results: Sequence[RankResult]) -> dict[str, float | None] | None:

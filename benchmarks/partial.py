@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.energy import RankEnergy
 from benchmarks.merge import Failure, RankResult
 from benchmarks.record import Evaluation, replace
 from benchmarks.step_times import StepTimes
@@ -38,6 +39,7 @@ class SoFar:
         self._spans: list[StepTimes] = []
         self._samples: list[int] = []
         self._evaluations: list[Evaluation] = []
+        self._energy: RankEnergy | None = None
         self._clock: Clock | None = None
         self._clock_name = "monotonic"
 
@@ -47,10 +49,11 @@ class SoFar:
             self._clock, self._clock_name = clock, clock.name
             self._samples += samples
 
-    def end(self, times: StepTimes) -> None:
-        """The span is over."""
+    def end(self, times: StepTimes, energy: RankEnergy | None = None) -> None:
+        """The span is over; `energy` is that of all spans until now."""
         with self._lock:
             self._spans.append(times)
+            self._energy = energy
             self._clock = None
 
     def evaluated(self, evaluation: Evaluation) -> None:
@@ -74,6 +77,7 @@ class SoFar:
                 losses=[None] * steps,
                 evaluations=list(self._evaluations),
                 checks=[],
+                energy=self._energy,
             )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from benchmarks.energy import Energy
 from benchmarks.profile import RankProfile
 
 Read = TypeVar("Read")
@@ -218,7 +219,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The epochs that were trained until the evaluation that reached the target to stop at; null where none did."""
     profile: list[RankProfile] = []
     """One for each rank of a profiled run, which has no window."""
-    energy: dict[str, float | None] | None
+    energy: Energy | None
+    """Of the window; null where there is none, and in records made before energy was measured."""
     ledger: dict[str, float]
     """Seconds by phase, in order; their sum is `wall_time_s`. A job's begin with `launch` (Slurm's step), `container`
     and `imports` (those of the supervisor; the workers' are in `start`)."""

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from benchmarks import agent, merge, verdict
 from benchmarks.config import RunConfig
+from benchmarks.energy import precision_notes
 from benchmarks.environment import host_environment
 from benchmarks.errors import UserError
 from benchmarks.folder import now
@@ -152,6 +153,8 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
     measured = results if whole else merge.steps_of_all(results) if word.status == "timeout" else []
     if run.profile:
         measured = []  # the profiler slows what it watches: no time, no memory of such a run is a result
+    energy = merge.energy_of(measured, run.device)
+    span_times_s = [span.wall_time_s for result in measured for span in result.spans]
     ended_ns = time.monotonic_ns()
     return Record(
         run_id=run.run_id,
@@ -176,11 +179,11 @@ def _record(this: _Attempt, words: list[Word], ended: agent.Exit, logs: Path) ->
         strategy_facts=first.strategy_facts if first and whole else {},
         stopped_after_epochs=first.stopped_after_epochs if first and whole else None,
         profile=[result.profile for result in results if result.profile] if whole else [],
-        energy=None,
+        energy=energy,
         ledger={**this.before, **merge.ledger(_of_this_node(results, ended), this.limits.started_ns, ended_ns)},
         ceilings=merge.merge_ceilings(results) if whole else None,
         sanity=checks,
-        notes=_notes(run),
+        notes=_notes(run) + precision_notes(energy, span_times_s),
         environment=host_environment() | (first.environment if first else {}),
     )
 

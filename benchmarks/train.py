@@ -23,8 +23,10 @@ from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader
 from benchmarks.data.held_out import hold_out
 from benchmarks.data.subset import subset, with_shuffled_labels
+from benchmarks.energy import RankEnergy
 from benchmarks.flops import model_size
 from benchmarks.loader import loaders
+from benchmarks.meters import Meter
 from benchmarks.mixing import held_out_share
 from benchmarks.partial import SoFar
 from benchmarks.peaks import Peaks
@@ -39,10 +41,11 @@ from benchmarks.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How the measurement tells its surroundings where it is; all calls return at once."""
+    """What surrounds the measurement: whom it tells where it is, which takes no time, and what meters its energy."""
 
     phase: Callable[[str], None]
     beat: Callable[[int, int], None]
+    meter: Meter = field(default_factory=Meter)
     so_far: SoFar = field(default_factory=SoFar)
     folder: Path = Path()
     """The run's, where a profiled one leaves its trace."""
@@ -68,6 +71,7 @@ class Measured:
     strategy_facts: dict[str, Any]
     stopped_after_epochs: int | None = None
     profile: RankProfile | None = None
+    energy: RankEnergy | None = None
     ceilings: dict[str, float] | None = None
 
 
@@ -140,6 +144,7 @@ def _timed(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -
         data=dataset.facts(),
         strategy_facts=trainer.facts(),
         stopped_after_epochs=window.stopped_after_epochs,
+        energy=report.meter.reading(),
     )
 
 
@@ -203,10 +208,13 @@ def _window(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) 
         sizes, batches = _span(run, loader, span)
         clock = trainer.new_clock(len(sizes))
         report.so_far.begin(clock, trainer.counted(loader.division.samples(size) for size in sizes))
-        strategy.align()
+        strategy.align()  # nobody's meter counts how it waits for others' evaluation
+        report.meter.begin()
+        strategy.align()  # and no step is late for a slow meter
         losses, samples = timed_span(trainer.step, batches, clock, report.beat)
+        report.meter.end()
         window.spans.append(clock.times())
-        report.so_far.end(window.spans[-1])
+        report.so_far.end(window.spans[-1], report.meter.reading())
         window.losses += losses
         window.samples += trainer.counted(samples)
         window.loaded_samples += sum(samples)

@@ -31,6 +31,7 @@ from benchmarks.data import DataError
 from benchmarks.errors import UserError
 from benchmarks.heartbeat import Heartbeat
 from benchmarks.merge import CANNOT_WRITE, Failure, RankResult, log_path, result_path
+from benchmarks.meters import Meter, open_meter
 from benchmarks.partial import ResultFile, SoFar, block_request
 from benchmarks.pinning import near_device, pci_address, pin_worker
 from benchmarks.record import Status, finite
@@ -61,8 +62,8 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
     def beat(step: int, steps: int) -> None:
         heartbeat.beat(local_rank, step, steps)
 
-    report = Report(phase=enter, beat=beat, so_far=SoFar(), folder=Path(folder).parent)
-    file = ResultFile(result_path(Path(folder), rank), result, report.so_far, lambda: heartbeat.leave(local_rank))
+    so_far = SoFar()
+    file = ResultFile(result_path(Path(folder), rank), result, so_far, lambda: heartbeat.leave(local_rank))
     file.leave_when_asked()
     failure: Failure | None = None
     try:
@@ -71,9 +72,11 @@ def work(run: RunConfig, folder: str, heartbeat_path: str) -> None:
             result.cores = _pin(run, local_rank)
         place = _take_place(run, rank, local_rank)
         _describe(result, place)
+        meter = _meter(result, place, local_rank)
         strategy = strategies.make(run.strategy, place)
         if strategy.communicates:
             _join_group(run, place)
+        report = Report(phase=enter, beat=beat, meter=meter, so_far=so_far, folder=Path(folder).parent)
         measured = measure(run, place, strategy, report)
         _fill(result, measured)
         strategy.close()
@@ -125,10 +128,20 @@ def _pin(run: RunConfig, local_rank: int) -> list[int]:
     Workers with GPUs get cores near these; the local rank is the device's index, as below.
     """
     gpus = min(torch.cuda.device_count(), run.workers_per_node) if run.device == "cuda" else 0
-    devices: list[Any] = [torch.cuda.get_device_properties(index) for index in range(gpus)]
-    near = [near_device(pci_address(gpu.pci_domain_id, gpu.pci_bus_id, gpu.pci_device_id)) for gpu in devices]
+    near = [near_device(_address(index)) for index in range(gpus)]
     pin_worker(local_rank, run.workers_per_node, run.threads_per_worker, near)
     return sorted(os.sched_getaffinity(0))
+
+
+def _address(index: int) -> str:
+    gpu: Any = torch.cuda.get_device_properties(index)
+    return pci_address(gpu.pci_domain_id, gpu.pci_bus_id, gpu.pci_device_id)
+
+
+def _meter(result: RankResult, place: Place, local_rank: int) -> Meter:
+    """What counts this worker's energy; made before the device has anything to do, for its idle power."""
+    gpu = _address(place.device.index) if place.device.type == "cuda" else None
+    return open_meter(result.rank, result.host, gpu, reads_host=local_rank == 0)
 
 
 def _take_place(run: RunConfig, rank: int, local_rank: int) -> Place:
@@ -170,6 +183,7 @@ def _fill(result: RankResult, measured: Measured) -> None:
     result.stopped_after_epochs = measured.stopped_after_epochs
     result.profile = measured.profile
     result.ceilings = measured.ceilings
+    result.energy = measured.energy
     result.peak_host_bytes = measured.memory.host_bytes
     result.peak_device_bytes = measured.memory.device_bytes
     result.loaded_bytes_per_step = measured.loaded_bytes_per_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # Before the fork server starts: workers inherit its environment.
 os.environ["SCALEBENCH_EXTRA"] = str(PROJECT / "tests" / "extra")
+# Nowhere, unless a test makes it: what a machine's own counters say must change no test.
+POWERCAP = Path(tempfile.gettempdir()) / f"scalebench-powercap-{os.getpid()}"
+os.environ["SCALEBENCH_POWERCAP"] = str(POWERCAP)
 
 from benchmarks.config import RunConfig  # noqa: E402
 from benchmarks.sweep import apply  # noqa: E402

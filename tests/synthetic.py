@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.energy import SCOPES, CounterReading, Energy, PowerSeries, Source
 from benchmarks.folder import MANIFEST_NAME, Manifest, ManifestRun
 from benchmarks.record import Check, Evaluation, RankSummary, Reason, Record, Span, Window, write_record
 from benchmarks.sweep import Dropped
@@ -126,6 +127,31 @@ def rank_summary(rank: int, own_time_s: float) -> RankSummary:
         peak_host_bytes=1,
         peak_device_bytes=None,
     )
+
+
+def energy(
+    *of_ranks: Sequence[float | None], source: Source = "nvml", unknown: str = "", clocks_mhz: Sequence[float] = ()
+) -> Energy:
+    """Joules of each span, for each rank's counter; `unknown` says why there is no sum."""
+    series = PowerSeries(
+        time_s=[index / 10 for index in range(len(clocks_mhz))],
+        power_w=[300.0] * len(clocks_mhz),
+        sm_clock_mhz=list(clocks_mhz),
+        temperature_c=[71.0] * len(clocks_mhz),
+    )
+    counters = [
+        CounterReading(
+            source=source,
+            name=f"counter {rank}",
+            host="node0",
+            rank=rank,
+            span_j=list(span_j),
+            idle_w=60.0,
+            series=series,
+        )
+        for rank, span_j in enumerate(of_ranks)
+    ]
+    return Energy(source=source, scope=SCOPES[source], counters=counters, unknown={source: unknown} if unknown else {})
 
 
 def failed(of: Mapping[str, Any], status: str, message: str = "rank 1 is silent") -> Record:

@@ -15,6 +15,7 @@ from tests.conftest import PROJECT
 # The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
 CORE = {"config", "variants", "cluster", "sweep", "sweep_files", "record", "folder", "progress", "errors", "rules"}
 CORE |= {"key_needs", "telling", "profile", "target", "search_space", "rungs", "tuning", "tuning_text", "trials"}
+CORE |= {"energy"}
 COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 

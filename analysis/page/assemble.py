@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from analysis.columns import clean, clean_long, summary
+from analysis.goals import energy_words
 from analysis.labels import cell_name
 from analysis.page.chart import Chart
 from analysis.page.grid import heat_maps
@@ -55,6 +56,7 @@ def page(report: Report, advice: Recommendation | None) -> str:
         "interval": between,
         "one_line": clean_long,
         "cell_name": cell_name,
+        "joules": energy_words,
     }
     groups = [group for group in chart_groups(report, advice) if group.charts]
     scripts = [plotly_source(), _own("page.js")]

@@ -22,6 +22,7 @@ import msgspec
 
 from analysis.labels import label, telling
 from analysis.load import Cell
+from analysis.measures import unknown_because
 from analysis.study_schema import Panel
 from benchmarks.config import one_line
 from benchmarks.errors import ConfigError, unknown
@@ -57,9 +58,12 @@ class Subject:
             found[f"{name} ({same + 1})" if name in found else name] = cells
         return found
 
-    def missing(self) -> list[str]:
-        """Cells without a number: label and state."""
-        return [f"{name}: {cells[0].state()}" for name, cells in self.lines().items() if not cells[0].measured()]
+    def missing(self, *measures: str) -> list[str]:
+        """Cells without a number: label and state; and those with one, but for these measures, with the reason."""
+        cells = {name: found[0] for name, found in self.lines().items()}
+        unmeasured = [f"{name}: {cell.state()}" for name, cell in cells.items() if not cell.measured()]
+        reasons = {name: [unknown_because(cell, one) for one in measures] for name, cell in cells.items()}
+        return unmeasured + [f"{name}: {why}" for name, found in reasons.items() for why in filter(None, found)]
 
 
 Kind = Callable[..., Panel]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis.columns import number
 from analysis.labels import axis_label
 from analysis.load import Cell
-from analysis.measures import MEASURES, draws_of, estimate_of, measure
+from analysis.measures import MEASURES, draws_of, estimate_of, label_of, measure
 from analysis.panels import Subject, panel_kind, same_unit
 from analysis.statistics import Floats, estimate, interval
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
@@ -22,7 +22,6 @@ def repeats_with_number(cell: Cell) -> int:
 @panel_kind("bars", lambda options: [options["y"]])
 def bars(subject: Subject, *, y: str, base: str | None = None, best: bool = False) -> Panel:
     """A bar for each cell, with its interval; beside it the ratio to the cell whose label is `base`."""
-    one = measure(y)
     _must_have_a_better_side(y, best)
     lines = subject.lines()
     if base is not None and lines and base not in lines:
@@ -42,9 +41,9 @@ def bars(subject: Subject, *, y: str, base: str | None = None, best: bool = Fals
         mark="bars",
         title=subject.title,
         x_label="",
-        y_label=one.label,
-        series=[PanelSeries(label=one.label, points=points)],
-        missing=subject.missing(),
+        y_label=label_of(y, subject.cells),
+        series=[PanelSeries(label=label_of(y, subject.cells), points=points)],
+        missing=subject.missing(y),
         notes=best_of([cells[0] for cells in lines.values()], list(lines), y) if best else [],
     )
 
@@ -68,14 +67,13 @@ def parts(subject: Subject, *, parts: list[str]) -> Panel:
         x_label="",
         y_label=f"time {unit}" if unit == "[s]" else unit,
         series=series,
-        missing=subject.missing(),
+        missing=subject.missing(*parts),
     )
 
 
 @panel_kind("over", lambda options: [options["y"]])
 def over(subject: Subject, *, x: str, y: str, best: bool = False, log_x: bool = False, log_y: bool = False) -> Panel:
     """A measure over a numeric setting; one line for all cells that differ in it alone."""
-    one = measure(y)
     _must_have_a_better_side(y, best)
     lines = subject.lines(x)
     if subject.cells and not any(_number(cell, x) is not None for cell in subject.cells):
@@ -101,11 +99,11 @@ def over(subject: Subject, *, x: str, y: str, best: bool = False, log_x: bool = 
         mark="line",
         title=subject.title,
         x_label=axis_label(x),
-        y_label=one.label,
+        y_label=label_of(y, subject.cells),
         series=series,
         log_x=log_x,
         log_y=log_y,
-        missing=subject.missing(),
+        missing=subject.missing(y),
         notes=notes,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.estimate import Estimate
-from analysis.measures import estimate_of, label_of
+from analysis.measures import estimate_of, label_of, unknown_because
 from analysis.panels import Subject, panel_kind
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from analysis.target import SPENT, attempts, on_front, target_of
@@ -33,7 +33,7 @@ def to_target(subject: Subject, *, y: str) -> Panel:
                 ],
             )
         ],
-        missing=[f"{name}: {_state(subject, name)}" for name, (_, value) in found.items() if value is None],
+        missing=[f"{name}: {_state(subject, name, y)}" for name, (_, value) in found.items() if value is None],
         notes=_notes(subject, [value for _, value in found.values() if value]),
     )
 
@@ -70,15 +70,17 @@ def cost_front(subject: Subject, *, log_x: bool = False, log_y: bool = False) ->
         series=series,
         log_x=log_x,
         log_y=log_y,
-        missing=[f"{name}: {_state(subject, name)}" for name in found if name not in known],
+        missing=[f"{name}: {_state(subject, name, _COST)}" for name in found if name not in known],
         notes=_notes(subject, [time for time, _ in known.values()]),
     )
 
 
-def _state(subject: Subject, name: str) -> str:
+def _state(subject: Subject, name: str, y: str) -> str:
     cell = subject.lines()[name][0]
     if target_of(cell) is None:
         return "has no target_value"
+    if why := unknown_because(cell, y):
+        return why
     return cell.runs[0].status if cell.runs else "planned"
 
 
