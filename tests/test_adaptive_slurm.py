@@ -128,8 +128,10 @@ def test_the_budget_holds_for_all_rounds_of_a_command(
 
 
 def test_the_command_line_submits_the_next_round(slurm: FakeSlurm, shell: Shell) -> None:
-    words = ("cluster=onehost", "workload=mlp", "strategy=single", "workers=1", "batch=64", "sweep.scaling=[weak]")
-    words += ("sweep.repeats=8",)
+    words = (
+        *("cluster=onehost", "workload=mlp", "strategy=single", "workers=1", "batch=64"),
+        *("sweep.scaling=[weak]", "sweep.repeats=8"),
+    )
     code, out, err = shell.sweep(*words, "target_ci=2%", "max_repeats=10")
     assert (code, err) == (0, "")
     assert out.startswith("submitted 8 runs as 1 job array")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
 import numpy as np
@@ -75,6 +76,7 @@ def test_words() -> None:
     assert [percent(part) for part in (0.02, 0.031, 0.0005, 0.155, 1.5)] == ["2 %", "3.1 %", "0.05 %", "16 %", "150 %"]
     words = "interval still +-3.1 % after 20 repeats (target 2 %)"
     assert shortfall(width(0.0312, 20), TARGET) == words
+    assert shortfall(width(0.01, 7), TARGET) == "only 7 repeats give numbers, too few to judge target_ci"
 
 
 def stopped(noise: float, step_noise: float, seed: str) -> tuple[int, bool]:
@@ -94,6 +96,17 @@ def stopped(noise: float, step_noise: float, seed: str) -> tuple[int, bool]:
 
 
 def test_intervals_cover_the_truth_although_they_decide_when_to_stop() -> None:
-    """With noise of 1 to 5 % between repeats and 5 % between steps, and no cap that would help."""
-    cells = [stopped(noise, 0.05, f"cell {noise}") for noise in np.linspace(0.01, 0.05, 300)]
+    """With noise of 1 to 3.5 % between repeats, 2 % between steps, and no cap that would help."""
+    cells = [stopped(noise, 0.02, f"cell {noise}") for noise in np.linspace(0.01, 0.035, 300)]
     assert sum(covered for _, covered in cells) / len(cells) >= 0.9
+    assert np.mean([repeats for repeats, _ in cells[:40]]) < 9, "little noise takes the fewest"
+
+
+def test_cells_stop_near_the_repeats_that_theory_asks_for() -> None:
+    """The variance of a median of n values is pi / 2 times that of their mean, for large n and normal values."""
+    noise, step_noise = 0.035, 0.05
+    needed = (1.96 / TARGET.half_width) ** 2 * math.pi / 2 * (noise**2 + step_noise**2 / 20)
+    repeats = [stopped(noise, step_noise, f"one of {cell}")[0] for cell in range(60)]
+    assert needed == pytest.approx(20.4, abs=0.1)
+    assert 0.9 * needed <= np.mean(repeats) <= 1.5 * needed
+    assert np.mean([0.5 * needed <= each <= 2 * needed for each in repeats]) > 0.6
