@@ -225,14 +225,18 @@ def test_an_added_repeat_is_the_one_that_a_longer_plan_has() -> None:
         assert (added.config.run_id, added.config.cell_id) == (run.config.run_id, run.config.cell_id)
 
 
-def test_profiled_repeats_are_one_a_cell(machine: Machine) -> None:
-    the_plan = plan(
-        read_sweep({"name": "test", "axes": {"batch_per_worker": [LATER]}, "repeats": 2}),
-        base_mapping(workload="mlp", profile=True),
-    )
+@pytest.mark.parametrize("seed", range(4))
+def test_profiled_repeats_are_one_a_cell(machine: Machine, seed: int) -> None:
+    """Also where the order puts it first."""
+    sweep = {"name": "test", "axes": {"batch_per_worker": [QUIET]}, "repeats": 1, "shuffle_seed": seed}
+    the_plan = plan(read_sweep(sweep), base_mapping(workload="mlp", profile=True))
+    known = {the_plan.runs[0].config.cell_id: Width(repeats=8, repeats_ok=0, half_width=1.0)}
+    machine.rounds = dataclasses.replace(machine.rounds, widths=lambda _: known)
     whole = machine.rounds.extended(the_plan)
-    assert [run.config.profile for run in whole.runs].count(True) == 1
-    assert Counter(run.config.repeat for run in whole.runs if not run.config.profile) == {0: 1, 1: 1}
+    assert sorted((run.config.profile, run.config.repeat) for run in whole.runs) == [
+        *((False, repeat) for repeat in range(8)),
+        (True, 0),
+    ]
 
 
 def test_the_tables_know_what_was_planned_and_what_is_not_there(machine: Machine) -> None:
