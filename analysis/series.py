@@ -12,6 +12,7 @@ from analysis import metrics, oddities
 from analysis.diagnosis import Bottleneck, diagnose
 from analysis.estimate import Estimate
 from analysis.fits import fit
+from analysis.intervals import shortfalls, step_time
 from analysis.load import Cell, Loaded, Measured, Run
 from analysis.measures import estimate_of
 from analysis.oddities import Oddity
@@ -19,11 +20,12 @@ from analysis.origins import mixed, origins
 from analysis.plausible import ABOVE_IDEAL, doubts
 from analysis.profiles import profile_rows, ranks_of
 from analysis.schema import Base, Counts, DroppedCell, Kind, Point, Report, ScalingPoint, Series
-from analysis.statistics import Floats, bootstrap_median, estimate
+from analysis.statistics import Floats, estimate
 from analysis.study import build_study
 from analysis.target import currency, price_per_worker_s
 from analysis.tuning import build_search
 from benchmarks.errors import UserError
+from benchmarks.repeat_target import RepeatTarget
 from benchmarks.sweep import FIXED_BATCH
 from benchmarks.telling import is_part_of_cell, telling_keys
 from benchmarks.variants import VARIANT_AXES, Option
@@ -55,11 +57,12 @@ def build_report(loaded: Loaded) -> Report:
     if "nodes" not in keys:
         for cell in loaded.cells:  # more workers take more nodes: what follows from their number is no setting
             cell.config.pop("nodes", None)
-    results = sorted((_result(cell, keys) for cell in loaded.cells), key=lambda result: _order(result.point))
+    manifest = loaded.manifest
+    target = manifest.repeat_target if manifest else None
+    results = sorted((_result(cell, keys, target) for cell in loaded.cells), key=lambda result: _order(result.point))
     problems = list(loaded.problems)
     strong, weak = (_all_series(kind, results, problems) for kind in ("strong", "weak"))
     inside = {point.cell_id for series in [*strong, *weak] for point in series.points}
-    manifest = loaded.manifest
     return Report(
         sweep=manifest.sweep if manifest else loaded.folder.resolve().name,
         cluster=manifest.cluster if manifest else loaded.folder.resolve().parent.name,
@@ -106,15 +109,11 @@ def _settings_order(settings: Mapping[str, Option]) -> tuple[tuple[float, str], 
     )
 
 
-def _result(cell: Cell, keys: Sequence[str]) -> Result:
-    measured = [run.measured for run in cell.runs if run.measured]
+def _result(cell: Cell, keys: Sequence[str], target: RepeatTarget | None) -> Result:
+    measured = cell.measured()
     failed = Counter(run.status for run in cell.runs if not run.measured)
     missing = len(cell.planned - {run.run_id for run in cell.runs})
-    draws = time = None
-    if measured:
-        times = [one.step_time_s for one in measured]
-        draws = bootstrap_median(times, [one.factors for one in measured], seed=cell.cell_id)
-        time = estimate(median(times), draws)
+    time, draws = step_time(cell) or (None, None)
     epoch_time_s = _known_median([one.epoch_time_s for one in measured])
     cost = _known_median([one.cost_per_million_samples for one in measured])
     point = Point(
@@ -141,7 +140,7 @@ def _result(cell: Cell, keys: Sequence[str]) -> Result:
         exposed_comm_s=_known_median([one.exposed_comm_s for one in measured]),
         bytes_per_step=_known_median([one.bytes_per_step for one in measured]),
         peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
-        notes=sorted(cell.notes),
+        notes=[*sorted(cell.notes), *shortfalls(cell, time, target)],
         bottleneck=_bottleneck(cell, time),
         mfu=_of_throughput([one.physics.mfu for one in measured], time),
         mfu_of_ceiling=_of_throughput([one.physics.mfu_of_ceiling for one in measured], time),

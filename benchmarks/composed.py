@@ -16,7 +16,10 @@ from benchmarks.hardware import counted_here
 from benchmarks.sweep import PlannedRun, Sweep, at_size, read_sweep
 
 # Keys of the composed configuration that say how to run, not what; RunConfig does not know them.
-CONTROL_KEYS = ("results", "plan", "wait", "budget_worker_hours", "max_attempts", "sweep", "size")
+CONTROL_KEYS = (
+    *("results", "plan", "wait", "budget_worker_hours", "max_attempts", "sweep", "size"),
+    *("target_ci", "max_repeats"),
+)
 
 
 def sweep_of(cfg: DictConfig, typed: Mapping[str, Any] | None = None) -> Sweep:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -68,6 +70,11 @@ def show_plan(plan: Plan, folder: SweepFolder, remaining: list[PlannedRun]) -> N
     )
 
 
+def counted(statuses: Sequence[str]) -> str:
+    """How many runs ended in which state."""
+    return ", ".join(f"{count} {status}" for status, count in Counter(statuses).items()) or "nothing to do"
+
+
 class SweepProgress:
     """A progress bar with the time left, and a line for each finished run above it."""
 
@@ -104,8 +111,3 @@ class SweepProgress:
         self.statuses.append(record.status)
         self._progress.console.print(outcome(record), markup=False)
         self._progress.advance(self._task)
-
-    def summary(self) -> str:
-        """How many runs ended in which state."""
-        counts = {status: self.statuses.count(status) for status in dict.fromkeys(self.statuses)}
-        return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to do"

@@ -31,6 +31,7 @@ from benchmarks.record import (
     read_record,
     replace,
 )
+from benchmarks.repeat_target import RepeatTarget
 from benchmarks.sweep import Dropped, Plan, PlannedRun, Settings
 
 MANIFEST_NAME = "sweep.json"
@@ -71,6 +72,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     """As in the sweep's file."""
     scaling: list[str]
     shuffle_seed: int | None
+    repeat_target: RepeatTarget | None = None
+    """Of the last plan."""
     axes: list[str]
     runs: list[ManifestRun]
     dropped: list[Dropped]
@@ -183,6 +186,7 @@ class SweepFolder:
             figure=plan.sweep.figure,
             scaling=list(plan.sweep.scaling),
             shuffle_seed=plan.sweep.shuffle_seed,
+            repeat_target=plan.repeat_target,
             axes=axes,
             runs=list(planned.values()),
             dropped=plan.dropped,

@@ -72,6 +72,8 @@ def _task(cfg: DictConfig) -> Record | None:
     try:
         if not _in_sweep() and cfg.plan:
             raise UserError("plan=true: only a sweep has a plan; add --multirun, or type make plan")
+        if not _in_sweep() and cfg.target_ci is not None:
+            raise UserError(f"target_ci={cfg.target_ci}: only a sweep adds repeats; add --multirun, or type make sweep")
         record = run_job(cfg)
     except (UserError, OSError) as error:
         raise SystemExit(_say(error)) from error

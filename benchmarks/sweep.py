@@ -24,6 +24,7 @@ from benchmarks.cluster import chosen_node_type, placed, threads_share
 from benchmarks.config import RunConfig, flatten, one_line
 from benchmarks.errors import ConfigError, ImpossibleRunError, unknown
 from benchmarks.profile import repeats_of
+from benchmarks.repeat_target import RepeatTarget
 from benchmarks.telling import telling_keys
 from benchmarks.variants import VARIANT_AXES, Option, variant_file
 
@@ -94,6 +95,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sweep: Sweep
     runs: list[PlannedRun]
     dropped: list[Dropped]
+    repeat_target: RepeatTarget | None = None
+    """What repeats are added for; None: all cells have the sweep's number."""
 
     @property
     def worker_hours_limit(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -21,14 +21,21 @@ from slurm.submit import Submission, check, prepare, settle, submit, where_nodes
 _LOCK_PATIENCE_S = 60.0  # somebody else's submission takes seconds
 
 
+def _as_it_is(plan: Plan) -> Plan:
+    return plan
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be done with a plan."""
 
     plan: Plan
+    extended: Callable[[Plan], Plan] = _as_it_is
+    """Adds what has become necessary by the results up to now; see `benchmarks/adaptive.py`."""
     cluster: Mapping[str, Any]
     """The composed file, with its `slurm` section."""
     max_attempts: int
     budget_worker_hours: float | None = None
+    """For all that one command submits."""
     wait: bool = False
 
 
@@ -39,13 +46,15 @@ def launch(order: Order, folder: SweepFolder) -> int:
         UserError: nothing was submitted; the text says why.
     """
     submission, jobs = _submit_missing(order, folder)
+    submitted_worker_hours = submission.worker_hours
     sys.stdout.write(_told(submission, jobs, folder))
     if not order.wait:
         return 0
     try:
         while True:
             state = watch(folder, Console(highlight=False))
-            submission, _ = _submit_missing(order, folder, spared=_cancelled(state, folder))
+            submission, _ = _submit_missing(order, folder, _cancelled(state, folder), submitted_worker_hours)
+            submitted_worker_hours += submission.worker_hours
             if not submission.runs:
                 return int(any(run.state not in WELL | OWN_FAULT for run in state.runs))
     except KeyboardInterrupt:
@@ -60,12 +69,15 @@ def _cancelled(state: SweepState, folder: SweepFolder) -> set[str]:
     return before | {run.run_id for run in state.runs if run.state == "cancelled"}
 
 
-def _submit_missing(order: Order, folder: SweepFolder, spared: Set[str] = frozenset()) -> tuple[Submission, list[str]]:
+def _submit_missing(
+    order: Order, folder: SweepFolder, spared: Set[str] = frozenset(), submitted_worker_hours: float = 0.0
+) -> tuple[Submission, list[str]]:
     with folder.lock(_LOCK_PATIENCE_S):
         settle(folder)
         state = reconciled(folder) if folder.manifest() else None
+        order = msgspec.structs.replace(order, plan=order.extended(order.plan))
         submission = _missing(order, folder, state, spared)
-        check(submission, folder, order.budget_worker_hours)
+        check(submission, folder, order.budget_worker_hours, submitted_worker_hours)
         folder.write_manifest(order.plan, shown_keys(order.plan))
         return submission, submit(submission, folder)
 

@@ -139,16 +139,25 @@ def _chosen_nodes(folder: SweepFolder) -> dict[str | None, list[str]]:
     return {event["partition"]: event["nodes"] for event in folder.events() if event["event"] == "nodes"}
 
 
-def check(submission: Submission, folder: SweepFolder, budget_worker_hours: float | None) -> None:
+def check(
+    submission: Submission, folder: SweepFolder, budget_worker_hours: float | None, submitted_worker_hours: float = 0.0
+) -> None:
     """Everything that can be known before: size, budget, whether nodes see the results.
+
+    The budget holds with the `submitted_worker_hours` that the same command has asked for before.
 
     Raises:
         UserError: nothing was submitted; the text says why.
     """
-    if budget_worker_hours is not None and submission.worker_hours > budget_worker_hours:
+    if budget_worker_hours is not None and submitted_worker_hours + submission.worker_hours > budget_worker_hours:
+        could = f"budget_worker_hours={budget_worker_hours:g}: the {submission.runs} runs may take"
+        if submitted_worker_hours:
+            raise UserError(
+                f"{could} {submission.worker_hours:.2f} besides the {submitted_worker_hours:.2f} submitted before; "
+                "they were not submitted. The same command again goes on, with its budget anew"
+            )
         raise UserError(
-            f"budget_worker_hours={budget_worker_hours:g}: the {submission.runs} runs may take "
-            f"{submission.worker_hours:.2f}; nothing was submitted. Lower run_limit_s, or take fewer cells"
+            f"{could} {submission.worker_hours:.2f}; nothing was submitted. Lower run_limit_s, or take fewer cells"
         )
     if not submission.arrays:
         return

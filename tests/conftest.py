@@ -19,6 +19,7 @@ os.environ["SCALEBENCH_EXTRA"] = str(PROJECT / "tests" / "extra")
 POWERCAP = Path(tempfile.gettempdir()) / f"scalebench-powercap-{os.getpid()}"
 os.environ["SCALEBENCH_POWERCAP"] = str(POWERCAP)
 
+from benchmarks.composed import CONTROL_KEYS  # noqa: E402
 from benchmarks.config import RunConfig  # noqa: E402
 from benchmarks.sweep import apply  # noqa: E402
 from benchmarks.variants import CONF_DIR, VARIANT_AXES, variant_file  # noqa: E402
@@ -33,7 +34,7 @@ def base_mapping(**settings: Any) -> dict[str, Any]:
     choices = {
         axis: name for default in keys.pop("defaults") if isinstance(default, dict) for axis, name in default.items()
     }
-    for key in ("hydra", "results", "plan", "wait", "budget_worker_hours", "max_attempts", "size", "batch"):
+    for key in {"hydra", "batch", *CONTROL_KEYS} - {"sweep"}:
         del keys[key]
     base = {axis: {"name": choices[axis], **variant_file(axis, choices[axis]).defaults} for axis in VARIANT_AXES}
     cluster = {"name": "local", "device": "auto", "cores_per_node": 2, "gpus_per_node": 0}

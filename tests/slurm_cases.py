@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from submitit.core.utils import DelayedSubmission
 
+from benchmarks.config import RunConfig
 from benchmarks.errors import UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.progress import Progress, write_progress
@@ -99,6 +100,19 @@ def runs_in_queue(slurm: FakeSlurm) -> list[str]:
         payload = DelayedSubmission.load(pickled).args[0]
         found.append(Path(payload["folder"]).name)
     return sorted(found)
+
+
+def run_jobs(slurm: FakeSlurm, make: Callable[[PlannedRun], None], but: str = "") -> None:
+    """Play the nodes: `make` leaves the record of each run that is in the queue, but for one task's."""
+    for task in slurm.tasks(active=True):
+        if task["id"] == but:
+            continue
+        assert task["priority"] > 0
+        payload = DelayedSubmission.load(Path(task["script"]).parent / f"{task['id']}_submitted.pkl").args[0]
+        config = RunConfig.from_mapping(payload["config"])
+        slurm.start(task["id"])
+        make(PlannedRun(config=config, settings=config.flat()))
+        slurm.end(task["id"], "COMPLETED", "0:0")
 
 
 def ids(order: Order) -> list[str]:

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from submitit.core.utils import DelayedSubmission
 
 from analysis.load import load_cells
-from benchmarks.config import RunConfig
 from benchmarks.errors import UserError
 from benchmarks.folder import SweepFolder
-from benchmarks.sweep import PlannedRun, read_sweep
+from benchmarks.sweep import read_sweep
 from benchmarks.trials import Study, read_studies
 from benchmarks.tuner import TUNING_LOCK, StoppedError
 from benchmarks.tuning import Search, read_search
@@ -25,7 +23,7 @@ from slurm.cancel import cancel
 from slurm.state import look
 from tests.conftest import base_mapping
 from tests.fake_slurm import FakeSlurm
-from tests.slurm_cases import age_ledger, cluster_file, jobs_of
+from tests.slurm_cases import age_ledger, cluster_file, jobs_of, run_jobs
 from tests.tuning_cases import LR, MOMENTUM, Maker, searched
 from tests.tuning_cases import a_folder as a_local_folder
 
@@ -63,13 +61,7 @@ class Command:
         tune(cfg, None, search, [])
 
     def run_jobs(self) -> None:
-        for task in self.slurm.tasks(active=True):
-            assert task["priority"] > 0
-            payload = DelayedSubmission.load(Path(task["script"]).parent / f"{task['id']}_submitted.pkl").args[0]
-            config = RunConfig.from_mapping(payload["config"])
-            self.slurm.start(task["id"])
-            self.maker.make(PlannedRun(config=config, settings=config.flat()))
-            self.slurm.end(task["id"], "COMPLETED", "0:0")
+        run_jobs(self.slurm, self.maker.make)
 
     @property
     def study(self) -> Study:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
 from hydra.plugins.launcher import Launcher
@@ -13,17 +14,19 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks.adaptive import Once, Rounds
 from benchmarks.boxed import go_inside
 from benchmarks.composed import CONTROL_KEYS, as_overrides, check_data_folder, run_mapping, sweep_of
-from benchmarks.console import SweepProgress, show_plan
+from benchmarks.console import SweepProgress, counted, show_plan
 from benchmarks.errors import ConfigError, UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.record import OWN_FAULT, WELL
 from benchmarks.search_space import Interval
-from benchmarks.sweep import PlannedRun, override, plan, shown_keys
+from benchmarks.sweep import Plan, PlannedRun, override, plan, shown_keys
 from benchmarks.team import team_here
 from benchmarks.tuning import read_search
 from hydra_plugins.scalebench.launcher import SlurmLauncher
+from hydra_plugins.scalebench.repeats import repeats_of_cells
 from hydra_plugins.scalebench.tuning import tune
 
 
@@ -49,40 +52,57 @@ class ScalebenchSweeper(Sweeper):
         axes, passed_on = _split(overrides)
         sweep = sweep_of(cfg, _of_sweep(overrides))
         base = run_mapping(_without(cfg, axes), sweep.name, here=not submits)
+        folder = SweepFolder(Path(cfg.results) / cfg.cluster.name / sweep.name)
+        repeats = repeats_of_cells(cfg, sweep, folder)
         if sweep.tune:
             tune(cfg, None if submits else self.launcher, read_search(sweep, axes, base), passed_on)
             return
         the_plan = plan(override(sweep, _enumerated(axes)), base)
-        folder = SweepFolder(Path(cfg.results) / cfg.cluster.name / sweep.name)
         order = SlurmLauncher.order(the_plan, base, cfg) if submits else None
         if cfg.plan:
+            now = repeats.extended(the_plan)
+            order = order and msgspec.structs.replace(order, plan=now)
             submission = SlurmLauncher.described(order, folder) if order else None
-            show_plan(the_plan, folder, folder.remaining(the_plan, cfg.max_attempts))
+            show_plan(now, folder, folder.remaining(now, cfg.max_attempts))
+            print(repeats.outlook(the_plan), end="")
             if submission:
                 print(submission)
             return
         if order:
             folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, sweep.name)
-            raise SystemExit(SlurmLauncher.submit(order, folder))
+            raise SystemExit(SlurmLauncher.submit(msgspec.structs.replace(order, extended=repeats.extended), folder))
         for run in the_plan.runs:
             check_data_folder(run.config)
         folder = SweepFolder.create(Path(cfg.results), cfg.cluster.name, sweep.name)
         go_inside(cfg, [run.config for run in the_plan.runs])
         with folder.lock():
-            folder.write_manifest(the_plan, shown_keys(the_plan))
-            queued = SlurmLauncher.in_flight(folder)
-            remaining = folder.remaining(the_plan, cfg.max_attempts)
-            self._run(folder, [run for run in remaining if run.config.run_id not in queued], passed_on)
+            statuses = self._make(folder, the_plan, repeats, passed_on)
+        print(f"{counted(statuses)}; results in {folder.path}")
+        if any(status not in WELL | OWN_FAULT for status in statuses):
+            raise SystemExit(1)
 
-    def _run(self, folder: SweepFolder, runs: list[PlannedRun], passed_on: list[str]) -> None:
+    def _make(self, folder: SweepFolder, first: Plan, repeats: Once | Rounds, passed_on: list[str]) -> list[str]:
+        """Make what is missing here, each run once, round by round; returns how they ended."""
+        statuses: list[str] = []
+        made: set[str] = set()
+        while True:
+            the_plan = repeats.extended(first)
+            folder.write_manifest(the_plan, shown_keys(the_plan))
+            left_out = made | SlurmLauncher.in_flight(folder)
+            remaining = folder.remaining(the_plan, self.composed.max_attempts)
+            runs = [run for run in remaining if run.config.run_id not in left_out]
+            if not runs:
+                return statuses
+            statuses += self._run(folder, runs, passed_on)
+            made |= {run.config.run_id for run in runs}
+
+    def _run(self, folder: SweepFolder, runs: list[PlannedRun], passed_on: list[str]) -> list[str]:
         with SweepProgress(folder.path.name, len(runs)) as progress:
             for number, run in enumerate(runs):
                 progress.running(run.config.run_id)
                 [job] = self.launcher.launch([[*passed_on, *as_overrides(run)]], initial_job_idx=number)
                 progress.finished(job.return_value)
-        print(f"{progress.summary()}; results in {folder.path}")
-        if any(status not in WELL | OWN_FAULT for status in progress.statuses):
-            raise SystemExit(1)
+        return progress.statuses
 
 
 def _split(overrides: list[Override]) -> tuple[dict[str, Any], list[str]]:
