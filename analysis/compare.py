@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from analysis import command
 from analysis.campaign import Campaign, CampaignCell, matched, pin, read_campaign
 from analysis.estimate import Estimate
 from analysis.permutation import Shift, enough, holm, shift
 from analysis.statistics import LEVEL
-from benchmarks.errors import UserError, told
+from benchmarks.errors import UserError
 
 EXIT_REGRESSION = 1
 _BOTH = (1 - LEVEL) / 2
@@ -54,21 +55,19 @@ class Comparison(msgspec.Struct, kw_only=True):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 1 for a regression, 2 for a mistake that the user can mend."""
-    options = _parser().parse_args(arguments)
-    try:
-        first = read_campaign(options.first)
-        if options.pin:
-            sys.stdout.write(f"{pin(first, options.pin)}\n")
-            return 0
-        if options.second is None:
-            raise UserError("compare needs two campaigns: python -m analysis.compare A B; or one and --pin FILE")
-        result = compare(first, read_campaign(options.second), _share(options.fail_above))
-    except (UserError, OSError) as error:
-        line, code = told(error)
-        sys.stderr.write(f"error: {line}\n")
-        return code
+    return command.carry_out(_parser(), arguments, _run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    first = read_campaign(options.first)
+    if options.pin:
+        sys.stdout.write(f"{pin(first, options.pin)}\n")
+        return 0
+    if options.second is None:
+        raise UserError("compare needs two campaigns: python -m analysis.compare A B; or one and --pin FILE")
+    result = compare(first, read_campaign(options.second), _share(options.fail_above))
     if options.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+        command.print_json(result)
     else:
         _show(result)
     return EXIT_REGRESSION if result.regression and options.fail_above is not None else 0
@@ -182,13 +181,10 @@ def _summary(everything: Estimate | None, cells: Sequence[CellComparison]) -> st
 
 
 def _show(result: Comparison) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from analysis.columns import TERMINAL_WIDTH
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
+    console = command.console()
     console.print(Text(f"A: {result.first}\nB: {result.second}"))
     for line in result.differences:
         console.print(Text(f"differs: {line}", style="yellow"))

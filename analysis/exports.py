@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
 import msgspec
 
+from analysis.load import Loaded
 from analysis.schema import Report
+from benchmarks.errors import UserError
+
+Exporter = Callable[[Loaded, Report, Path], Path]
+"""Writes a sweep into a folder, and returns what it has made there."""
 
 
 def extra_p(report: Report) -> bytes:
@@ -25,3 +33,21 @@ def extra_p(report: Report) -> bytes:
         if point.repeat_step_times_s
     ]
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+def exporters(names: Sequence[str]) -> list[Exporter]:
+    """Those of `--export`, each once. Raises UserError where a package that one needs cannot be imported."""
+    return [_EXPORTERS[name]() for name in dict.fromkeys(names)]
+
+
+def _tensorboard() -> Exporter:
+    try:
+        from analysis.event_files import export
+    except ImportError as error:
+        raise UserError(f"--export tensorboard needs the package tensorboard ({error}): pip install tensorboard") from (
+            error
+        )
+    return export
+
+
+_EXPORTERS: Mapping[str, Callable[[], Exporter]] = {"tensorboard": _tensorboard}

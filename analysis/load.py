@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -148,10 +148,37 @@ class Loaded:
     unreadable: int
 
 
-def load_cells(folder: Path) -> Loaded:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What is kept of one record."""
+
+    cell: Cell
+    """As the record's configuration describes it; never counted into, since an entry may be used again."""
+    run: Run
+    ranks: list[RankProfile] | None
+    """Of a profiled run, empty where it failed; None where the run was to be timed."""
+    notes: list[str]
+
+
+def read_entry(path: Path) -> Entry:
+    """Read one record. Raises RecordError or ValueError where it cannot be read, or contradicts itself."""
+    record = read_record(path)
+    cell = _cell(record.cell_id, record.config)
+    if record.workers != cell.workers:
+        raise ValueError(f"workers={record.workers}, but {cell.workers} in its configuration")
+    run = _run(record)
+    ranks = record.profile if run.status == "profiled" else []
+    return Entry(cell=cell, run=run, ranks=ranks if record.config.get("profile") else None, notes=record.notes)
+
+
+def load_cells(folder: Path, read: Callable[[Path], Entry] = read_entry) -> Loaded:
     """Read a sweep's manifest and all its records.
 
     Files that cannot be read are named in `problems`; the rest counts.
+
+    Args:
+        folder: the sweep's.
+        read: how a record is read.
 
     Raises:
         UserError: no such folder, or neither a manifest nor a record in it.
@@ -165,7 +192,7 @@ def load_cells(folder: Path) -> Loaded:
     loaded = Loaded(folder=folder, manifest=None, cells=[], problems=[], unreadable=0)
     cells: dict[str, Cell] = {}
     _read_manifest(loaded, cells)
-    _read_records(loaded, cells)
+    _read_records(loaded, cells, read)
     for cell in cells.values():
         cell.runs.sort(key=lambda run: (run.repeat, run.run_id))
     loaded.cells = list(cells.values())
@@ -196,37 +223,29 @@ def _read_manifest(loaded: Loaded, cells: dict[str, Cell]) -> None:
         cell.place = min(cell.place, run.place)
 
 
-def _read_records(loaded: Loaded, cells: dict[str, Cell]) -> None:
+def _read_records(loaded: Loaded, cells: dict[str, Cell], read: Callable[[Path], Entry]) -> None:
     seen: dict[str, Path] = {}
     for path in record_files(loaded.folder):
         try:
-            record = read_record(path)
-            if record.run_id in seen:
-                raise ValueError(f"{path}: the same run as {seen[record.run_id]}")
-            own = _cell(record.cell_id, record.config)
-            cell = cells.get(record.cell_id, own)
-            _check_same_point(record, own, cell)
-            run = _run(record)
+            entry = read(path)
+            run, own = entry.run, entry.cell
+            if run.run_id in seen:
+                raise ValueError(f"{path}: the same run as {seen[run.run_id]}")
+            cell = cells.get(own.cell_id) or _without_runs(own)
+            _check_same_point(own, cell)
         except (RecordError, ValueError) as error:
             text = str(error)
             loaded.problems.append(text if text.startswith(str(path)) else f"{path}: {text}")
             loaded.unreadable += 1
             continue
-        seen[record.run_id] = path
-        cells.setdefault(record.cell_id, cell)
-        if record.config.get("profile"):
-            cell.profiles.append(
-                Profile(
-                    run_id=run.run_id,
-                    status=run.status,
-                    reason=run.reason,
-                    ranks=record.profile if run.status == "profiled" else [],
-                )
-            )
+        seen[run.run_id] = path
+        cells.setdefault(own.cell_id, cell)
+        if entry.ranks is not None:
+            cell.profiles.append(Profile(run_id=run.run_id, status=run.status, reason=run.reason, ranks=entry.ranks))
             continue
         cell.runs.append(run)
         if run.measured:
-            cell.notes.update(record.notes)
+            cell.notes.update(entry.notes)
 
 
 def _cell(cell_id: str, config: dict[str, Any]) -> Cell:
@@ -239,10 +258,19 @@ def _cell(cell_id: str, config: dict[str, Any]) -> Cell:
     return Cell(cell_id=cell_id, config=flat, **numbers)  # type: ignore[arg-type]
 
 
-def _check_same_point(record: Record, own: Cell, cell: Cell) -> None:
-    """Raise ValueError where a record contradicts itself or the cell that it says it belongs to."""
-    if record.workers != own.workers:
-        raise ValueError(f"workers={record.workers}, but {own.workers} in its configuration")
+def _without_runs(cell: Cell) -> Cell:
+    """A copy to be counted into."""
+    return Cell(
+        cell_id=cell.cell_id,
+        config=dict(cell.config),
+        workers=cell.workers,
+        global_batch=cell.global_batch,
+        batch_per_worker=cell.batch_per_worker,
+    )
+
+
+def _check_same_point(own: Cell, cell: Cell) -> None:
+    """Raise ValueError where a record contradicts the cell that it says it belongs to."""
     if (own.workers, own.global_batch) != (cell.workers, cell.global_batch):
         raise ValueError(
             f"workers={own.workers}, global_batch={own.global_batch}, but its cell {cell.cell_id} has "

@@ -16,6 +16,7 @@ from typing import get_args
 import msgspec
 import numpy as np
 
+from analysis import command
 from analysis.candidates import Candidate, Wanted, candidates, forecasts, on_front
 from analysis.estimate import Estimate
 from analysis.goals import AIMS, Goal, comparable, energy_words, scopes_differ
@@ -23,8 +24,7 @@ from analysis.load import Loaded, load_cells
 from analysis.schema import Report
 from analysis.series import build_report
 from analysis.statistics import ENOUGH_REPEATS, estimate
-from benchmarks.errors import UserError, told
-from benchmarks.folder import newest_sweep
+from benchmarks.errors import UserError
 
 DEFAULT_SAMPLES = 1_000_000.0
 _SURE = 0.95
@@ -73,32 +73,26 @@ class Recommendation(msgspec.Struct, kw_only=True):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for a mistake that the user can mend."""
-    options = _parser().parse_args(arguments)
-    try:
-        wanted = Wanted(
-            samples=_number("--samples", options.samples),
-            deadline_s=_duration_s(options.deadline),
-            max_workers=int(_number("--max-workers", options.max_workers)) if options.max_workers else None,
-            min_accuracy=_number("--min-accuracy", options.min_accuracy) if options.min_accuracy else None,
-        )
-        result = recommend(options.dir or newest_sweep(options.results), options.goal, wanted)
-    except (UserError, OSError) as error:
-        line, code = told(error)
-        sys.stderr.write(f"error: {line}\n")
-        return code
+    return command.carry_out(_parser(), arguments, _run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    wanted = Wanted(
+        samples=_number("--samples", options.samples),
+        deadline_s=_duration_s(options.deadline),
+        max_workers=int(_number("--max-workers", options.max_workers)) if options.max_workers else None,
+        min_accuracy=_number("--min-accuracy", options.min_accuracy) if options.min_accuracy else None,
+    )
+    result = recommend(command.chosen_sweep(options), options.goal, wanted)
     if options.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+        command.print_json(result)
     else:
         _show(result)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis.recommend", description="Which configuration to run.")
-    parser.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="a sweep's folder; default: the newest")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="of all results (results)"
-    )
+    parser = command.sweep_parser("recommend", "Which configuration to run.")
     parser.add_argument("--goal", choices=get_args(Goal), default="time", help="what is to be small (time)")
     parser.add_argument("--samples", default=f"{DEFAULT_SAMPLES:g}", metavar="1e9", help="to be trained on (1e+06)")
     parser.add_argument("--deadline", metavar="2h", help="as 90m, 2h or 1d: what may take longer is left out")
@@ -260,13 +254,10 @@ def _unit_of(seconds: float) -> tuple[str, float]:
 
 
 def _show(result: Recommendation) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from analysis.columns import TERMINAL_WIDTH
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
+    console = command.console()
     console.print(Text(result.sentence, style="bold"))
     if result.why:
         console.print(Text(result.why))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis import command
 from benchmarks.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,54 +24,33 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for a mistake that the user can mend."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
+    return command.carry_out(_parser(), arguments, _run)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report", description="One page of a sweep: the answer, tables, charts, provenance."
-    )
-    parser.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="a sweep's folder; default: the newest")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="the folder of all results (results)"
-    )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go; default: DIR/analysis")
+    parser = command.sweep_parser("report", "One page of a sweep: the answer, tables, charts, provenance.")
+    command.add_file_options(parser)
     parser.add_argument(
         "--goal", choices=("time", "cost", "energy"), default="time", help="what the answer makes small (time)"
     )
-    parser.add_argument("--no-figures", action="store_true", help="no PNG and SVG figures beside the page (faster)")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
+    from analysis.exports import exporters
+    from analysis.scaling import print_tables, write_files
+    from analysis.watch import look
 
-    from analysis.columns import TERMINAL_WIDTH
-    from analysis.load import load_cells
-    from analysis.scaling import write_files
-    from analysis.series import build_report
-    from analysis.tables import print_report
-    from benchmarks.folder import newest_sweep
-
-    folder = options.dir or newest_sweep(options.results)
-    loaded = load_cells(folder)
-    report = build_report(loaded)
+    export = exporters(options.export)
+    folder = command.chosen_sweep(options)
+    loaded, report = look(folder)
     advice = advise(loaded, report, options.goal)
-    for problem in report.problems:
-        sys.stderr.write(f"warning: {' '.join(problem.split())}\n")
-    out = options.out or folder / "analysis"
+    command.tell_warnings(report.problems)
+    out = command.chosen_out(options, folder)
     paths = write_files(report, out, with_figures=not options.no_figures)
+    paths += [one(loaded, report, out) for one in export]
     paths += write_page(report, advice, out)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
-    print_report(report, console)
-    console.print()
-    for path in paths:
-        console.print(str(path), markup=False, soft_wrap=True)
+    print_tables(report, paths)
     return 0
 
 
@@ -92,19 +72,18 @@ def write_page(report: Report, advice: Recommendation | None, out: Path) -> list
     """
     from analysis import results
     from analysis.page.assemble import page
-    from benchmarks.record import replace
+    from analysis.parquet import results_parquet
 
     files = {
-        "report.md": results.report_markdown(report, advice),
-        "results.csv": results.results_csv(report),
-        "dictionary.csv": results.dictionary_csv(report),
-        "report.html": page(report, advice),
+        "report.md": results.report_markdown(report, advice).encode(),
+        "results.csv": results.results_csv(report).encode(),
+        "dictionary.csv": results.dictionary_csv(report).encode(),
     }
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        return [replace(out / name, text.encode()) for name, text in files.items()]
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); name another folder with --out") from error
+        files["results.parquet"] = results_parquet(report)
+    except UserError as error:
+        command.tell_warnings([f"left out: {error}"])
+    return command.write_all(out, files | {"report.html": page(report, advice).encode()})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """All numbers of a sweep as one table for other programs, the meaning of its columns, and the page as Markdown.
 
 `results.csv` has one row for each cell; `dictionary.csv` says of each column what it means and its unit, in the words
-of `analysis/schema.py`.
+of `analysis/schema.py`. `results.parquet` (`analysis/parquet.py`) has both, and types.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
@@ -54,13 +55,15 @@ class Column:
     name: str
     unit: str
     meaning: str
+    type: type
+    """Of its values, `str`, `int`, `float` or `bool`; any may be missing."""
     of: Callable[[Point], object]
 
 
 def columns(report: Report) -> list[Column]:
     """All columns, those of settings, series, phases and measures as the sweep has them."""
     found = [_field(name) for name in _PLAIN]
-    found += [_setting(key) for key in report.setting_keys]
+    found += [_setting(key, report.cells) for key in report.setting_keys]
     found += [_field("steps"), _field("repeats_missing")]
     for name in _ESTIMATES:
         found += _ends(name, _meaning(Point, name), _unit(name), _get(name))
@@ -74,8 +77,8 @@ def columns(report: Report) -> list[Column]:
     phases = dict.fromkeys(phase for point in report.cells for phase in point.ledger_s)
     found += [_phase(phase) for phase in phases]
     found += _measures(report)
-    notes = Column(name="notes", unit="", meaning=_meaning(Point, "notes"), of=lambda point: "; ".join(point.notes))
-    return [*found, notes]
+    notes = _meaning(Point, "notes")
+    return [*found, Column(name="notes", unit="", meaning=notes, type=str, of=lambda point: "; ".join(point.notes))]
 
 
 def results_csv(report: Report) -> str:
@@ -135,16 +138,45 @@ def _get(name: str) -> Callable[[Point], Any]:
 
 
 def _field(name: str) -> Column:
-    return Column(name=name, unit=_unit(name), meaning=_meaning(Point, name), of=_get(name))
+    return Column(
+        name=name, unit=_unit(name), meaning=_meaning(Point, name), type=_types_of_fields()[name], of=_get(name)
+    )
 
 
-def _setting(key: str) -> Column:
-    return Column(name=key, unit="", meaning="A setting in which the cells differ.", of=lambda p: p.settings.get(key))
+@cache
+def _types_of_fields() -> dict[str, type]:
+    """Of a point's fields, without the null that may stand for each."""
+    hints = get_type_hints(Point)
+    return {name: next(one for one in (*get_args(hint), hint) if one is not NoneType) for name, hint in hints.items()}
+
+
+def _setting(key: str, cells: Sequence[Point]) -> Column:
+    """A setting of a name that the point itself has, such as `steps`, is told apart by a word in front."""
+    return Column(
+        name=f"setting_{key}" if key in Point.__struct_fields__ else key,
+        unit="",
+        meaning="A setting in which the cells differ.",
+        type=common_type(point.settings.get(key) for point in cells),
+        of=lambda point: point.settings.get(key),
+    )
+
+
+def common_type(values: Iterable[object]) -> type:
+    """The type that holds all these settings without loss: text, where they are mixed."""
+    known = [value for value in values if value is not None]
+    types = {type(value) for value in known}
+    if types == {int}:
+        return int if all(-(2**63) <= value < 2**63 for value in known if isinstance(value, int)) else str
+    if types == {int, float} and all(float(value) == value for value in known if isinstance(value, int)):
+        return float
+    return types.pop() if types in ({float}, {bool}) else str
 
 
 def _phase(phase: str) -> Column:
     meaning = f"The run's phase `{clean_long(phase)}`: median over the repeats that have it."
-    return Column(name=f"ledger_{phase}_s", unit="s", meaning=meaning, of=lambda point: point.ledger_s.get(phase))
+    return Column(
+        name=f"ledger_{phase}_s", unit="s", meaning=meaning, type=float, of=lambda point: point.ledger_s.get(phase)
+    )
 
 
 def _ends(name: str, meaning: str, unit: str, of: Callable[[Point], Estimate | None]) -> list[Column]:
@@ -163,9 +195,11 @@ def _ends(name: str, meaning: str, unit: str, of: Callable[[Point], Estimate | N
         return None if found is None or found.is_bound or found.open_above else found.high
 
     return [
-        Column(name=name, unit=unit, meaning=meaning, of=value),
-        Column(name=f"{name}_low", unit=unit, meaning=f"Lower end of the 95 % interval of {name}.", of=low),
-        Column(name=f"{name}_high", unit=unit, meaning=f"Upper end of the 95 % interval of {name}.", of=high),
+        Column(name=name, unit=unit, meaning=meaning, type=float, of=value),
+        Column(name=f"{name}_low", unit=unit, meaning=f"Lower end of the 95 % interval of {name}.", type=float, of=low),
+        Column(
+            name=f"{name}_high", unit=unit, meaning=f"Upper end of the 95 % interval of {name}.", type=float, of=high
+        ),
     ]
 
 
@@ -179,6 +213,7 @@ def _ratios(kind: str, series: Sequence[Series]) -> Iterable[Column]:
         name=f"{kind}_series",
         unit="",
         meaning=_meaning(Series, "number"),
+        type=int,
         of=lambda cell: numbers.get(cell.cell_id),
     )
     for name in _RATIOS:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.errors import UserError
+from analysis import command
 
 if TYPE_CHECKING:
     from analysis.schema import Report
@@ -22,67 +22,52 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for a mistake that the user can mend."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
+    return command.carry_out(_parser(), arguments, _run)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.scaling", description="Strong and weak scaling of a sweep: tables and figures."
-    )
-    parser.add_argument(
-        "dir", nargs="?", type=Path, metavar="DIR", help="a sweep's folder; default: the newest of all results"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="the folder of all results (results)"
-    )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go; default: DIR/analysis")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
-    parser.add_argument("--json-schema", action="store_true", help="print the JSON schema of --json and stop")
-    parser.add_argument("--no-figures", action="store_true", help="make no figures (faster)")
+    parser = command.sweep_parser("scaling", "Strong and weak scaling of a sweep: tables and figures.")
+    command.add_file_options(parser)
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
+    way.add_argument("--json-schema", action="store_true", help="print the JSON schema of --json and stop")
+    way.add_argument(
+        "--watch", action="store_true",
+        help="stay while the sweep runs, and draw the tables again as records come; ends when no planned run is "
+        "missing, and only then makes files and figures; Ctrl-C ends it at once and makes none",
+    )  # fmt: skip
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    from analysis.load import load_cells
+    from analysis.exports import exporters
     from analysis.schema import json_schema
-    from analysis.series import build_report
-    from benchmarks.folder import newest_sweep
+    from analysis.watch import look, watch
 
     if options.json_schema:
-        _print_json(json_schema())
+        command.print_json(json_schema())
         return 0
-    folder = options.dir or newest_sweep(options.results)
-    report = build_report(load_cells(folder))
-    for problem in report.problems:
-        sys.stderr.write(f"warning: {' '.join(problem.split())}\n")
-    paths = write_files(report, options.out or folder / "analysis", with_figures=not options.no_figures)
+    export = exporters(options.export)
+    folder = command.chosen_sweep(options)
+    loaded, report = watch(folder, command.console()) if options.watch else look(folder)
+    command.tell_warnings(report.problems)
+    out = command.chosen_out(options, folder)
+    paths = write_files(report, out, with_figures=not options.no_figures)
+    paths += [one(loaded, report, out) for one in export]
     if options.json:
-        _print_json(report)
+        command.print_json(report)
     else:
-        _print_tables(report, paths)
+        print_tables(report, paths)
     return 0
 
 
-def _print_json(value: object) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
-
-
-def _print_tables(report: Report, paths: Sequence[Path]) -> None:
-    from rich.console import Console
-
-    from analysis.columns import TERMINAL_WIDTH
+def print_tables(report: Report, paths: Sequence[Path]) -> None:
+    """All tables, and the files that were written."""
     from analysis.tables import print_report
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
+    console = command.console()
     print_report(report, console)
-    console.print()
-    for path in paths:
-        console.print(str(path), markup=False, soft_wrap=True)
+    command.print_paths(paths, console)
 
 
 def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
@@ -92,7 +77,6 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
         UserError: the folder cannot be written.
     """
     from analysis import exports, tables
-    from benchmarks.record import replace
 
     files: dict[str, bytes] = {}
     if with_figures:
@@ -116,11 +100,7 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
         files["trials.csv"] = tables.trials_csv(report).encode()
     if report.study:
         files["study.csv"] = tables.study_csv(report).encode()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        return [replace(out / name, content) for name, content in files.items()]
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); name another folder with --out") from error
+    return command.write_all(out, files)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ of figures.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
+from analysis import command
 from analysis.study import check_figure
 from benchmarks.errors import UserError
 from benchmarks.sweep_files import sweep_named
@@ -16,16 +18,14 @@ from benchmarks.sweep_files import sweep_named
 
 def main(names: Sequence[str] | None = None) -> int:
     """The command line; the exit code is 2 where a figure cannot be drawn, or a sweep's file is not sound."""
-    try:
-        wrong = [
-            f"sweep={name}: {problem}"
-            for name in (sys.argv[1:] if names is None else names)
-            for problem in check_figure(sweep_named(name).figure)
-        ]
-    except UserError as error:
-        wrong = [" ".join(str(error).split())]
-    for line in wrong:
-        sys.stderr.write(f"error: {line}\n")
+    parser = argparse.ArgumentParser(prog="python -m analysis.study_check", description="Can sweeps' figures be drawn?")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a sweep of conf/sweep/")
+    return command.carry_out(parser, names, _check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    wrong = [f"sweep={name}: {problem}" for name in options.names for problem in check_figure(sweep_named(name).figure)]
+    command.tell_errors(wrong)
     return UserError.exit_code if wrong else 0
 
 

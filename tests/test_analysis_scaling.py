@@ -26,7 +26,7 @@ class Refuse:
     # Not `sys.modules['torch'] = None`: scipy, which seaborn imports, takes that for an imported torch.
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "submitit", "hydra"):
+        if name.partition(".")[0] in ("torch", "submitit", "hydra", "tensorboard"):
             raise ImportError(f"{name} must not be imported")
 
 sys.meta_path.insert(0, Refuse)
@@ -122,7 +122,8 @@ def test_users_mistakes_are_one_line_and_exit_code_2(
 
 def test_help_is_quick_and_imports_no_plotting() -> None:
     start = time.monotonic()
-    heavy = "print([name for name in ('pandas', 'seaborn', 'matplotlib', 'numpy', 'rich') if name in sys.modules])"
+    names = ("pandas", "seaborn", "matplotlib", "numpy", "rich", "pyarrow")
+    heavy = f"print([name for name in {names} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", f"{NO_TORCH}import analysis.scaling as s; s._parser().format_help(); {heavy}"],
         cwd=ROOT, capture_output=True, text=True, check=True,

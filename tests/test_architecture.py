@@ -138,12 +138,17 @@ def test_the_plugins_are_glue_without_torch(path: Path) -> None:
     + [
         "hydra_plugins.scalebench.sweeper",
         "hydra_plugins.scalebench.launcher",
+        "analysis.command",
+        "analysis.event_files",
+        "analysis.exports",
+        "analysis.parquet",
         "analysis.report",
         "analysis.page.assemble",
         "analysis.scaling",
         "analysis.series",
         "analysis.plots",
         "analysis.tables",
+        "analysis.watch",
     ],
 )
 def test_imported_where_torch_is_not_installed(module: str) -> None:
