@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ from benchmarks import agent, watch
 from benchmarks.config import RunConfig
 from benchmarks.record import RECORD_NAME, Record, Window, read_record
 from benchmarks.supervisor import supervise as supervise_any
-from tests.conftest import MakeRun
+from tests.conftest import PROJECT, MakeRun
 
 
 def supervise(run: RunConfig, folder: Path, attempt: int = 1) -> Record:
@@ -138,6 +141,20 @@ def test_workers_enter_the_window_together(make_run: MakeRun, tmp_path: Path) ->
     """A rank that is late for the window must not lengthen the others' first step."""
     run = faulty(make_run, "late", workload__sleep_s=0.5, steps=5, evaluate=False)
     assert max(window_of(supervise(run, tmp_path)).step_time_s) < 0.1
+
+
+def strategies_in_memory() -> set[str]:
+    return {name for name in sys.modules if name.startswith("benchmarks.strategy.")}
+
+
+def test_workers_find_all_variants_imported() -> None:
+    """Each worker of each run would else import them for itself."""
+    agent.preload()
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        found = pool.submit(strategies_in_memory).result()
+    own = {path.stem for path in (PROJECT / "benchmarks" / "strategy").glob("*.py")} - {"__init__"}
+    assert {f"benchmarks.strategy.{name}" for name in own} <= found
 
 
 def test_oversubscription_is_noted(make_run: MakeRun, tmp_path: Path) -> None:
