@@ -31,7 +31,7 @@ def preload() -> None:
     is safe. It ends by itself when this process does.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.worker", "hydra"])
+    context.set_forkserver_preload(["benchmarks.preloaded", "hydra"])
     multiprocessing.forkserver.ensure_running()
 
 

@@ -58,12 +58,17 @@ class Registry(Generic[Made]):
         return registry_of, (self.axis,)
 
     def _import_all(self) -> None:
-        package = importlib.import_module(f"benchmarks.{self.axis}")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+        import_variants(self.axis)
         folder = extra_folder()
         for path in sorted(folder.glob("*.py")) if folder else ():
             _import_file(path)
+
+
+def import_variants(axis: str) -> None:
+    """Have all variants of an axis that are the project's own register themselves."""
+    package = importlib.import_module(f"benchmarks.{axis}")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def registry_of(axis: str) -> Registry[Any]:

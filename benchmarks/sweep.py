@@ -203,12 +203,12 @@ def plan(sweep: Sweep, base: Mapping[str, Any]) -> Plan:
     shared = _shared_threads(points, base)
     runs: dict[str, PlannedRun] = {}
     dropped: dict[str, Dropped] = {}
-    for settings in points:
+    # Most points of a sweep over strategies with options of their own differ in options that they do not have.
+    different = {repr(settings): settings for settings in (_applicable(point, base) for point in points)}
+    for settings in different.values():
         reason, repeats = _repeats(settings, sweep, base, shared)
         if reason:
-            shown = flatten(
-                {k: value for k, value in settings.items() if k not in sweep.fixed and _applies(k, settings, base)}
-            )
+            shown = flatten({key: value for key, value in settings.items() if key not in sweep.fixed})
             dropped.setdefault(repr(shown), Dropped(settings=shown, reason=reason))
         for run in repeats:
             runs.setdefault(run.config.run_id, run)
@@ -284,10 +284,10 @@ def _repeats(
     settings: Settings, sweep: Sweep, base: Mapping[str, Any], shared_threads: Mapping[str | None, int]
 ) -> tuple[str | None, list[PlannedRun]]:
     """All repeats of one point; or the reason why there are none."""
-    settings = {key: value for key, value in settings.items() if _applies(key, settings, base)}
     if settings.get("threads_per_worker", base.get("threads_per_worker")) is None:
         node_type = chosen_node_type({**base, **settings})
-        settings |= {"threads_per_worker": shared_threads[node_type]} if node_type in shared_threads else {}
+        if node_type in shared_threads:
+            settings = settings | {"threads_per_worker": shared_threads[node_type]}
     runs = []
     for repeat, more in repeats_of(sweep.repeats, settings.get("profile", base["profile"])):
         own = {**settings, "seed": int(settings.get("seed", base["seed"])) + repeat, "repeat": repeat, **more}
@@ -304,9 +304,15 @@ def _repeats(
     return None, runs
 
 
-def _applies(key: str, settings: Settings, base: Mapping[str, Any]) -> bool:
-    group, _, option = key.partition(".")
-    return not (option and group in VARIANT_AXES) or option in _defaults(group, settings, base)
+def _applicable(settings: Settings, base: Mapping[str, Any]) -> Settings:
+    """The settings without options that the point's variants do not have."""
+    options = {axis: _defaults(axis, settings, base) for axis in VARIANT_AXES}
+    keys = {key: key.partition(".") for key in settings}
+    return {
+        key: settings[key]
+        for key, (group, _, option) in keys.items()
+        if not (option and group in VARIANT_AXES) or option in options[group]
+    }
 
 
 def apply(base: Mapping[str, Any], settings: Mapping[str, Option]) -> dict[str, Any]:

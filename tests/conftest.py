@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.forkserver
 import os
 import tempfile
 from collections.abc import Callable
@@ -24,8 +25,47 @@ from benchmarks.config import RunConfig  # noqa: E402
 from benchmarks.sweep import apply  # noqa: E402
 from benchmarks.variants import CONF_DIR, VARIANT_AXES, variant_file  # noqa: E402
 from tests.fake_slurm import FakeSlurm  # noqa: E402
+from tests.ordinary_user import (  # noqa: E402, F401 - fixtures: for a session, so not those of one module
+    _image_in_the_background,
+    image,
+    image_in_making,
+    slurm_is_up,
+    user_home,
+    workshop,
+)
 
 MakeRun = Callable[..., RunConfig]
+
+# Files that take longest: with several processes (`pytest -n`) they begin first, or the others wait for them at last.
+LONGEST_FIRST = ("test_studies", "test_text_strategies", "test_compile", "test_command_line")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; last what waits for the image to be built."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        waits = "image_in_making" in getattr(item, "fixturenames", ())
+        stem = item.path.stem
+        return waits, LONGEST_FIRST.index(stem) if stem in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
+WORKERS_UNTRACED = {"PYTHONPATH": str(PROJECT / "tests" / "untraced")}
+"""For the environment of commands that train: see there."""
+
+
+def start_untraced(start: Callable[[], None] = multiprocessing.forkserver.ensure_running) -> None:
+    """Workers inherit the fork server's trace function, which slows what they time; they leave no coverage anyway."""
+    tracing = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    try:
+        start()
+    finally:
+        if tracing is not None:
+            os.environ["COVERAGE_PROCESS_CONFIG"] = tracing
+
+
+multiprocessing.forkserver.ensure_running = start_untraced
 
 
 def base_mapping(**settings: Any) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks.record import Record
 from containers.image import Image
+from tests.ordinary_user import as_user
 from tests.test_cluster_sweeps import SLOW, SWEEP, Sweeps, in_window, queue, refused
-from tests.test_image import PLANTED, SECRET, clone, image
-from tests.test_onehost import as_user, cluster
+from tests.test_image import PLANTED, SECRET, clone
+from tests.test_onehost import cluster
 
 pytestmark = pytest.mark.cluster
-__all__ = ["clone", "cluster", "image"]  # the modules' fixtures: a clone of the user's, an image, a cluster that is up
+__all__ = ["clone", "cluster"]  # the modules' fixtures: a clone of the user's, a cluster that is up and empty
 
 
 class Boxed(Sweeps):

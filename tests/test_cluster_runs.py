@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.record import RECORD_NAME, Record, read_record
-from tests.conftest import PROJECT
+from tests.ordinary_user import as_user, clone_with_venv
 from tests.test_command_line import wait_until
-from tests.test_onehost import USER, as_user, cluster, submit
+from tests.test_onehost import cluster, submit
 from tests.test_readme import COMMANDS
 
 pytestmark = pytest.mark.cluster
@@ -26,15 +24,10 @@ FAULTY = f"{PYTHON} nodes=2 workload=faulty workers=2 global_batch=32 warmup_ste
 
 
 @pytest.fixture(scope="module")
-def home(cluster: None) -> Iterator[Path]:
-    """A clone in the user's home, with a .venv made by a Python that the user can run."""
-    clone = Path(pwd.getpwnam(USER).pw_dir) / "scalebench"
-    shutil.rmtree(clone, ignore_errors=True)
-    subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
-    subprocess.run(
-        ["make", ".venv/.requirements.lock", "PYTHON_FOR_VENV=/usr/bin/python3"], cwd=clone, check=True, timeout=1200
-    )
-    subprocess.run(["chown", "-R", f"{USER}:", str(clone)], check=True)
+def home(user_home: Path, workshop: Path, cluster: None) -> Iterator[Path]:
+    """A clone in the user's home."""
+    clone = user_home / "scalebench"
+    clone_with_venv(clone, workshop)
     yield clone
     shutil.rmtree(clone)
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from benchmarks.record import RECORD_NAME, Record, read_record
+from tests.ordinary_user import SCRIPT, STATE, USER, as_user
 from tests.test_cluster_runs import environment, home, supervisors
 from tests.test_command_line import wait_until
-from tests.test_onehost import SCRIPT, STATE, USER, as_user, cluster
+from tests.test_onehost import cluster
 from tests.test_readme import ON_THE_CLUSTER
 
 pytestmark = pytest.mark.cluster

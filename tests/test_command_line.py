@@ -17,7 +17,7 @@ import pytest
 from benchmarks.folder import SweepFolder
 from benchmarks.record import RECORD_NAME, read_record
 from benchmarks.variants import names_on
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, WORKERS_UNTRACED
 
 SLOW_SWEEP = (
     "--multirun",
@@ -41,7 +41,12 @@ class Shell:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.mark = f"scalebench-test-{uuid.uuid4().hex}"
-        self.environment = {**os.environ, "SCALEBENCH_TEST_MARK": self.mark, "HYDRA_LAUNCHER": "basic"}
+        self.environment = {
+            **os.environ,
+            **WORKERS_UNTRACED,
+            "SCALEBENCH_TEST_MARK": self.mark,
+            "HYDRA_LAUNCHER": "basic",
+        }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -100,32 +105,92 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     assert one.none_alive_within(10), "a command left processes behind"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--multirun", "sweep=smok"], "sweep=smok: not known (did you mean smoke?); allowed: "),
-        (["strategy=dpp"], "strategy=dpp: not known (did you mean ddp?); allowed: dbs, ddp, "),
-        (["--multirun", "strategy=single,dpp"], "strategy=dpp: not known (did you mean ddp?); allowed: dbs, ddp, "),
-        (["wrkers=2"], "configuration key=wrkers: not known (did you mean workers?); allowed: "),
-        (["optimizer.lrr=2"], "configuration key=optimizer.lrr: not known (did you mean optimizer.lr?); allowed: "),
-        (["workers=0", "batch_per_worker=8"], "workers=0: must be a whole number from 1"),
-        (["--multirun", "workers=0,1"], "workers=0: must be a whole number from 1"),
-        (["batch_per_worker=9999"], "global_batch=9999: larger than the data set"),
-        (["batch_per_worker=8", "data=cifar10", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
-        (["--multirun", "data=cifar10", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
-        (["batch=64"], "batch: an axis of sweeps only; give a single run batch_per_worker or global_batch"),
-        (["workers=["], "no viable alternative at input '['"),
-        (["cluster=grene", "batch_per_worker=8"], "cluster=grene: not known"),
-        (["batch_per_worker=8", "plan=true"], "plan=true: only a sweep has a plan"),
-        (["--multirun", "results=a,b"], "results=a,b: cannot be an axis of a sweep"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(shell: Shell, arguments: Sequence[str], line: str) -> None:
+MISTAKES: list[tuple[list[str], str]] = [
+    (["--multirun", "sweep=smok"], "sweep=smok: not known (did you mean smoke?); allowed: "),
+    (["strategy=dpp"], "strategy=dpp: not known (did you mean ddp?); allowed: dbs, ddp, "),
+    (["--multirun", "strategy=single,dpp"], "strategy=dpp: not known (did you mean ddp?); allowed: dbs, ddp, "),
+    (["wrkers=2"], "configuration key=wrkers: not known (did you mean workers?); allowed: "),
+    (["optimizer.lrr=2"], "configuration key=optimizer.lrr: not known (did you mean optimizer.lr?); allowed: "),
+    (["workers=0", "batch_per_worker=8"], "workers=0: must be a whole number from 1"),
+    (["--multirun", "workers=0,1"], "workers=0: must be a whole number from 1"),
+    (["batch_per_worker=9999"], "global_batch=9999: larger than the data set"),
+    (["batch_per_worker=8", "data=cifar10", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
+    (["--multirun", "data=cifar10", "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
+    (["batch=64"], "batch: an axis of sweeps only; give a single run batch_per_worker or global_batch"),
+    (["workers=["], "no viable alternative at input '['"),
+    (["cluster=grene", "batch_per_worker=8"], "cluster=grene: not known"),
+    (["batch_per_worker=8", "plan=true"], "plan=true: only a sweep has a plan"),
+    (["--multirun", "results=a,b"], "results=a,b: cannot be an axis of a sweep"),
+]
+PLANS = {sweep: ["--multirun", f"sweep={sweep}", "plan=true", "device=cpu"] for sweep in names_on("sweep")}
+# Commands that start nothing, in one process: what takes a second of each is to import Hydra.
+ONE_AFTER_ANOTHER = """
+import contextlib, io, json, runpy, sys
+ends = []
+for arguments in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["benchmarks.run", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module("benchmarks.run", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    ends.append((code, out.getvalue(), err.getvalue()))
+json.dump(ends, sys.stdout)
+"""
+End = tuple[int, str, str]
+Ends = Callable[[Sequence[str]], End]
+
+
+def one_after_another(shell: Shell, commands: list[list[str]], *, traced: bool = True) -> dict[tuple[str, ...], End]:
+    """How each command ends. Planning is all Python: traced it takes three times as long, and one plan would do."""
+    environment = shell.environment if traced else shell.environment | {"COVERAGE_PROCESS_CONFIG": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER],
+        input=json.dumps([[*arguments, f"results={shell.results}"] for arguments in commands]),
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {tuple(one): tuple(end) for one, end in zip(commands, json.loads(done.stdout), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    """How each of the mistakes and plans ends: its exit code, what it prints and what it says of errors."""
+    shell = Shell(tmp_path_factory.mktemp("ends") / "results")
+    mistakes = [arguments for arguments, _ in MISTAKES]
+    known = one_after_another(shell, mistakes) | one_after_another(shell, [*PLANS.values()], traced=False)
+    assert not shell.results.exists(), "nothing may have been started or written"
+    return lambda arguments: known[tuple(arguments)]
+
+
+@pytest.mark.parametrize(("arguments", "line"), MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(ends: Ends, arguments: Sequence[str], line: str) -> None:
+    code, out, err = ends(arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {line}")
+    assert err.count("\n") == 1
+
+
+def test_a_mistake_ends_a_process_of_its_own_as_well(shell: Shell) -> None:
+    arguments, line = MISTAKES[0]
     code, out, err = shell.run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {line}")
     assert err.count("\n") == 1
-    assert not shell.results.exists(), "nothing may have been started"
+    assert not shell.results.exists()
+
+
+@pytest.mark.parametrize("sweep", PLANS)
+def test_every_sweep_has_a_plan_and_planning_writes_nothing(ends: Ends, sweep: str) -> None:
+    code, out, err = ends(PLANS[sweep])
+    assert (code, err) == (0, "")
+    assert "worker-hours" in out
+    assert "runs (" in out
 
 
 def test_more_workers_than_gpus_are_refused(shell: Shell) -> None:
@@ -140,15 +205,6 @@ def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
     code, _, err = shell.run("--multirun", "sweep=smoke")
     assert code == 2
     assert "cannot be written (Not a directory); name another folder with results=" in err
-
-
-@pytest.mark.parametrize("sweep", names_on("sweep"))
-def test_every_sweep_has_a_plan_and_planning_writes_nothing(shell: Shell, sweep: str) -> None:
-    code, out, err = shell.run("--multirun", f"sweep={sweep}", "plan=true", "device=cpu")
-    assert (code, err) == (0, "")
-    assert "worker-hours" in out
-    assert "runs (" in out
-    assert not shell.results.exists()
 
 
 def test_a_single_run_says_what_it_measured_and_can_be_made_again(shell: Shell) -> None:

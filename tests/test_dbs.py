@@ -77,6 +77,7 @@ def seconds_of(record: Record | None) -> list[float]:
     return [span.wall_time_s for span in record.window.spans]
 
 
+@pytest.mark.alone
 def test_a_worker_at_half_speed_gets_half_the_share_within_three_epochs(make_run: MakeRun, tmp_path: Path) -> None:
     """0.4 ms for each sample on rank 0 and 0.8 ms on rank 1: of 100, 67 and 33 take equally long.
 

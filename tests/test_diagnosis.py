@@ -269,6 +269,7 @@ SLEEP = {"workload": "faulty", "workload__fault": "sleep", "workload__rank": -1,
 """A model whose work is to sleep, so that the machine's noise does not decide."""
 
 
+@pytest.mark.alone
 def test_a_slowed_rank_is_read_back(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(strategy="ddp", slowdown={1: 2.0}, workers=2, steps=15, evaluate=False, **SLEEP)
     bottleneck = diagnosed(tmp_path, run)
@@ -277,6 +278,7 @@ def test_a_slowed_rank_is_read_back(make_run: MakeRun, tmp_path: Path) -> None:
     assert "Rank 1 on " in bottleneck.sentence
 
 
+@pytest.mark.alone
 def test_a_slow_loader_is_read_back(make_run: MakeRun, tmp_path: Path) -> None:
     slow = {"augmentation": "slow", "augmentation__sleep_s": 0.002}
     run = make_run(strategy="single", steps=10, evaluate=False, loader="host", batch_per_worker=16, **slow, **SLEEP)
@@ -285,6 +287,7 @@ def test_a_slow_loader_is_read_back(make_run: MakeRun, tmp_path: Path) -> None:
     assert bottleneck.share == pytest.approx(32 / 52, abs=0.12)
 
 
+@pytest.mark.alone
 def test_large_gradients_of_a_small_computation_are_read_back(make_run: MakeRun, tmp_path: Path) -> None:
     """16 MB of gradients over the loopback, from one sample for each worker."""
     model = {"workload": "mlp", "workload__hidden_size": 2048, "workload__hidden_layers": 2}
@@ -293,6 +296,7 @@ def test_large_gradients_of_a_small_computation_are_read_back(make_run: MakeRun,
     assert bottleneck.name == "communication", bottleneck.sentence
 
 
+@pytest.mark.alone
 def test_a_resnet_computes(make_run: MakeRun, tmp_path: Path) -> None:
     settings = {"workload": "resnet18", "strategy": "single", "batch_per_worker": 32, "steps": 3, "evaluate": False}
     bottleneck = diagnosed(tmp_path, make_run(**settings))
@@ -300,6 +304,7 @@ def test_a_resnet_computes(make_run: MakeRun, tmp_path: Path) -> None:
     assert "with launch overhead and copies within it" in bottleneck.sentence
 
 
+@pytest.mark.alone
 def test_python_between_operators_is_read_back_from_a_profile(make_run: MakeRun, tmp_path: Path) -> None:
     settings = {"strategy": "single", "steps": 5, "evaluate": False, **SLEEP}
     bottleneck = diagnosed(tmp_path, make_run(**settings), make_run(profile=True, **settings))

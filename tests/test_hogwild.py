@@ -149,6 +149,7 @@ def by_process(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]
     return [torch.load(folder / f"rank{rank}", weights_only=False) for rank in range(WORKERS)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", IN_TURNS)
 def test_in_turns_it_is_one_model_with_an_optimiser_for_each_process(name: str, by_process: Any) -> None:
     """Bit by bit, on both processes, batch norm's averages and counts included, after a warm-up that left no trace."""
@@ -172,6 +173,7 @@ def test_in_turns_it_is_one_model_with_an_optimiser_for_each_process(name: str, 
     assert max(float((wanted[key].float() - value.float()).abs().max()) for key, value in start.items()) > 5e-3
 
 
+@pytest.mark.alone
 def test_updates_at_once_arrive(by_process: Any) -> None:
     """All but those few that were lost because two processes added to the same numbers at the same moment."""
     for process in by_process:
@@ -184,12 +186,14 @@ def test_updates_at_once_arrive(by_process: Any) -> None:
         assert result["moved_by_others"] > UPDATES / 10, "the others' updates come between this process's own"
 
 
+@pytest.mark.alone
 def test_nobody_trains_while_anybody_evaluates(by_process: Any) -> None:
     """The first process has to wait for the last one's update, and the last one for the first one's evaluation."""
     first, *others = [seen for process in by_process for seen in process["at_once"]["evaluated"]]
     assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.alone
 def test_the_memory_has_no_name_in_any_folder(by_process: Any) -> None:
     for process in by_process:
         _, permissions, _, _, _, path, state = process["at_once"]["mapped"].split()
@@ -267,6 +271,7 @@ def left_behind() -> set[Path]:
     return {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("split", ["batches", "epochs"])
 def test_the_record_tells(make_run: MakeRun, tmp_path: Path, split: str) -> None:
     before = left_behind()
@@ -292,6 +297,7 @@ def test_the_record_tells(make_run: MakeRun, tmp_path: Path, split: str) -> None
     assert left_behind() - before == set()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", ["raise", "kill"])
 def test_a_crash_leaves_no_memory_behind(make_run: MakeRun, tmp_path: Path, fault: str) -> None:
     before = left_behind()

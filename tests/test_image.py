@@ -1,13 +1,12 @@
 """A real image, built and used by an ordinary user with a real Apptainer. It needs no Slurm.
 
 The image is kept between test runs and built anew when what it is made from has changed: four minutes on two cores,
-or one with SCALEBENCH_TEST_BASE=thin.
+or one with SCALEBENCH_TEST_BASE=thin. Tests that do without it go first; see `tests/ordinary_user.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pwd
 import re
 import shutil
@@ -21,16 +20,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.record import RECORD_NAME, Record, read_record
-from containers.command import Container, Folders, find_runtime, prefix, python, python_string
-from containers.image import Image, open_image, verify
-from tests.conftest import PROJECT
-from tests.test_onehost import USER, as_user
+from containers.command import Container, python, python_string
+from containers.image import Image, open_image
+from tests.ordinary_user import PATH, USER, as_user, clone_with_venv, command, make_image, own, said
 
 pytestmark = pytest.mark.cluster
 
-BASE = os.environ.get("SCALEBENCH_TEST_BASE", "debian")
-IMAGES = Path(os.environ.get("SCALEBENCH_TEST_IMAGES", "/var/tmp/scalebench-test-images"))
-PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 SECRET = "planted-4711-secret"
 PLANTED = {
     **{"PLANTED": SECRET, "SLURM_JWT": SECRET, "APPTAINERENV_PLANTED": SECRET, "http_proxy": f"http://u:{SECRET}@h:1"},
@@ -39,51 +34,14 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def clone() -> Iterator[Path]:
-    """The project in the user's home, with a .venv by a Python that the user can run."""
-    assert os.geteuid() == 0, "cluster tests need root"
-    subprocess.run([PROJECT / "containers" / "install-apptainer.sh"], check=True, timeout=300)
-    if USER not in {entry.pw_name for entry in pwd.getpwall()}:
-        subprocess.run(["useradd", "-m", USER], check=True)
-    folder = Path(pwd.getpwnam(USER).pw_dir) / "scalebench-image"
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(folder)], check=True)
-    make = ["make", ".venv/.requirements.lock", "PYTHON_FOR_VENV=/usr/bin/python3"]
-    subprocess.run(make, cwd=folder, check=True, timeout=1200)
+def clone(user_home: Path, workshop: Path) -> Iterator[Path]:
+    """The project in the user's home."""
+    folder = user_home / "scalebench-image"
+    clone_with_venv(folder, workshop)
     (folder / "results").mkdir()
-    subprocess.run(["chown", "-R", f"{USER}:", str(folder)], check=True)
+    own(folder / "results")
     yield folder
     shutil.rmtree(folder)
-
-
-def make_image(clone: Path) -> str:
-    """What `make image` says, as the user."""
-    IMAGES.mkdir(exist_ok=True)
-    shutil.chown(IMAGES, USER, USER)
-    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.endswith("_BUNDLE")}
-    done = subprocess.run(
-        ["runuser", "-u", USER, "--", "make", "--silent", "image", f"BASE={BASE}", f"IMAGES={IMAGES}"],
-        cwd=clone,
-        env={**kept, "HOME": pwd.getpwnam(USER).pw_dir, "PATH": PATH},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def image(clone: Path) -> Image:
-    print(make_image(clone))
-    found = open_image(IMAGES / "scalebench.sif")
-    return verify(found, command(clone, found), repo=clone)
-
-
-def command(clone: Path, image: Image, setup: str | None = None) -> list[str]:
-    folders = Folders(repo=clone, results=clone / "results")
-    container = Container(image=image.path, setup=setup)
-    return prefix(container, runtime=find_runtime(), image=image, folders=folders, gpus=False)
 
 
 def text(clone: Path, image: Image, setup: str | None = None) -> str:
@@ -98,7 +56,7 @@ def test_the_digest_is_sha256sums(image: Image) -> None:
 
 def test_unchanged_inputs_build_nothing(clone: Path, image: Image) -> None:
     started_s = time.monotonic()
-    assert "up to date" in make_image(clone)
+    assert "up to date" in said(make_image(clone))
     assert time.monotonic() - started_s < 10
     assert open_image(image.path) == image
 

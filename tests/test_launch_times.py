@@ -12,6 +12,8 @@ import pytest
 from benchmarks.launch_times import CONTAINER_START
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = (
     "import json, sys, time\n"
     "time.sleep(0.3)\n"

@@ -24,6 +24,8 @@ from benchmarks.watch import DEADLINE_MARGIN_S, Ending, Limits
 from tests.conftest import MakeRun, base_mapping
 from tests.test_supervisor import faulty
 
+pytestmark = pytest.mark.alone
+
 SLEEP_S = 0.1
 
 

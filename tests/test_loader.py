@@ -199,6 +199,7 @@ def test_persistent_processes_start_once_before_the_window_and_others_in_each_ep
     passing.close()
 
 
+@pytest.mark.alone
 def test_batches_are_made_ahead_of_time() -> None:
     """Samples take 20 ms each, and the training process 100 ms for each batch of 4: with two processes, no waiting."""
     preload()

@@ -102,6 +102,7 @@ def test_two_workers_train_the_same_with_every_loader(make_run: MakeRun, tmp_pat
     assert memory["processes"] > memory["host"] + 2 * 10e6, "its helpers are counted in"
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("_leaves_nothing")
 def test_a_loader_process_that_is_killed_ends_the_run_with_a_reason(make_run: MakeRun, tmp_path: Path) -> None:
     record = supervise(make_run(**SLOW, augmentation__fault="kill"), tmp_path)
@@ -112,6 +113,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_with_a_reason(make_run: Ma
     assert "signal SIGKILL" in record.reason.message
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("_leaves_nothing")
 def test_a_loader_process_that_hangs_is_found_by_the_watch(make_run: MakeRun, tmp_path: Path) -> None:
     record = supervise(make_run(**SLOW, augmentation__fault="hang", hang_limit_s=8), tmp_path)
@@ -121,6 +123,7 @@ def test_a_loader_process_that_hangs_is_found_by_the_watch(make_run: MakeRun, tm
     assert any("dataloader.py" in line for line in record.reason.log_tail), "the stack says who waits"
 
 
+@pytest.mark.alone
 def test_nothing_is_left_when_the_training_worker_is_killed(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -388,6 +388,7 @@ def test_formats_that_do_not_fit_one_vector(monkeypatch: pytest.MonkeyPatch) -> 
         pair.strategy.wrap(model, Precision(CPU))
 
 
+@pytest.mark.alone
 def test_a_slow_worker_is_waited_for_at_averagings_only(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(workers=2, strategy="local_sgd", strategy__every=4, steps=42, batch_per_worker=64, slowdown={1: 4.0})
     record = supervise(run, tmp_path)

@@ -9,37 +9,13 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
-
-SCRIPT = PROJECT / "slurm" / "onehost.sh"
-STATE = Path(os.environ.get("ONEHOST_DIR", "/var/tmp/scalebench-onehost"))
-USER = "scalebench-test"
+from tests.ordinary_user import SCRIPT, STATE, USER, as_user, script
 
 pytestmark = pytest.mark.cluster
-
-
-def script(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", SCRIPT, command], env={**os.environ, **environment}, capture_output=True, text=True, timeout=240
-    )
-
-
-def as_user(*command: str, **environment: str) -> str:
-    done = subprocess.run(
-        ["runuser", "-u", USER, "--", *command],
-        cwd=pwd.getpwnam(USER).pw_dir,
-        env={**os.environ, "HOME": pwd.getpwnam(USER).pw_dir, **environment},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def submit(body: str, *options: str) -> str:
@@ -84,20 +60,11 @@ def daemons() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    assert os.geteuid() == 0, "cluster tests need root"
-    was_there, was_up = STATE.exists(), script("status").returncode == 0
-    done = script("up")
-    assert done.returncode == 0, done.stdout + done.stderr
-    if USER not in {entry.pw_name for entry in pwd.getpwall()}:
-        subprocess.run(["useradd", "-m", USER], check=True)
+def cluster(slurm_is_up: None) -> None:
+    """Up, and empty."""
     as_user("scancel", "--user", USER)  # what an interrupted session has left
     while as_user("squeue", "--noheader", "--user", USER):
         time.sleep(0.2)
-    yield
-    if not was_up:
-        assert script("down" if was_there else "clean").returncode == 0
-        assert was_there or not STATE.exists()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from tests.crew import Case, Crews, Outcome, take
 from tests.server_crew import take_and_measure
 from tests.test_strategies import GLOBAL_BATCH, OPTIMIZERS, STEPS, distance, largest_difference
 
+pytestmark = pytest.mark.alone
+
 WORLDS = (2, 4)
 SERVERS = (1, 2)
 SHORT = {"bf16": 0.03, "fp16": 0.006}

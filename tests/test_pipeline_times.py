@@ -11,6 +11,8 @@ from benchmarks.config import RunConfig
 from tests.conftest import base_mapping
 from tests.pipeline_crew import Seen, act_together, timed
 
+pytestmark = pytest.mark.alone
+
 LAYERS, SAMPLES, WORK_S = 8, 48, 0.96
 """Each worker sleeps so long in a step, a third of it in forward passes."""
 

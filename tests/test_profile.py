@@ -265,6 +265,7 @@ def both_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple
     return found
 
 
+@pytest.mark.alone
 def test_a_sleeping_worker_is_idle_and_the_other_waits_for_it(both_ranks: Any) -> None:
     for name in ("ddp", "zero1"):
         awake, asleep = (ranks[name][0].split for ranks in both_ranks)
@@ -274,6 +275,7 @@ def test_a_sleeping_worker_is_idle_and_the_other_waits_for_it(both_ranks: Any) -
         assert asleep.step_s > 0.03, name
 
 
+@pytest.mark.alone
 def test_parts_of_real_steps_add_up(both_ranks: Any) -> None:
     for ranks in both_ranks:
         for name, (profile, checks) in ranks.items():
@@ -286,6 +288,7 @@ def test_parts_of_real_steps_add_up(both_ranks: Any) -> None:
             assert sum(row.share for row in profile.operators) <= 1 + 1e-9, name
 
 
+@pytest.mark.alone
 def test_parameters_and_gradients_are_counted_with_every_strategy(both_ranks: Any) -> None:
     """Also where a strategy drops its gradients early, or shards them: then each rank has its part."""
     whole = both_ranks[0]["ddp"][0].parameters

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.variants import CONF_DIR, VARIANT_AXES, names_on
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, WORKERS_UNTRACED
 
 README = (PROJECT / "README.md").read_text()
 CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text()
@@ -56,7 +56,7 @@ def test_the_readme_has_commands() -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
 def test_commands_run(clone: Path, command: str) -> None:
     """In the README's order, in one clone, so that later commands find the results of earlier ones."""
-    environment = {key: value for key, value in os.environ.items() if key != "SCALEBENCH_EXTRA"}
+    environment = {key: value for key, value in os.environ.items() if key != "SCALEBENCH_EXTRA"} | WORKERS_UNTRACED
     done = subprocess.run(["bash", "-c", command], cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""

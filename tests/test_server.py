@@ -36,6 +36,8 @@ from benchmarks.strategy.parameter_server.parts import divide, memory, shape_of,
 from benchmarks.strategy.parameter_server.server import Server, Setup
 from benchmarks.strategy.parameter_server.wire import Address, Kind, Link, knock, new_token
 
+pytestmark = pytest.mark.alone
+
 CPU = torch.device("cpu")
 SGD = partial(torch.optim.SGD, lr=1.0)
 SHAPE = shape_of(torch.zeros(3))

@@ -21,6 +21,7 @@ from tests.conftest import MakeRun, base_mapping
 BATCH = Batch(torch.zeros(1), torch.zeros(1), 1.0)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("factor", [1.5, 3.0])
 def test_work_takes_the_factor_of_its_time(factor: float) -> None:
     """10 ms until the last gradient, 10 ms of waiting for others, which is not stretched, and 5 ms of update."""
@@ -41,6 +42,7 @@ def test_work_takes_the_factor_of_its_time(factor: float) -> None:
     assert (time.perf_counter() - started) / 5 == pytest.approx(0.015 * factor + 0.010, rel=0.1)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("strategy", ["ddp", "zero1"])
 def test_a_slowed_worker_takes_the_factor_of_the_others_time(make_run: MakeRun, tmp_path: Path, strategy: str) -> None:
     """Within 10 %, of workers whose work is to sleep, so that the machine's noise does not decide."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ from benchmarks import agent, watch
 from benchmarks.config import RunConfig
 from benchmarks.record import RECORD_NAME, Record, Window, read_record
 from benchmarks.supervisor import supervise as supervise_any
-from tests.conftest import MakeRun
+from tests.conftest import PROJECT, MakeRun
 
 
 def supervise(run: RunConfig, folder: Path, attempt: int = 1) -> Record:
@@ -63,6 +66,7 @@ def _no_orphans() -> Any:
     assert alive_workers() == []
 
 
+@pytest.mark.alone
 def test_a_run_leaves_a_whole_record(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(workers=2, steps=7, epochs=None)
     record = supervise(run, tmp_path)
@@ -103,6 +107,7 @@ def test_training_learns(make_run: MakeRun, tmp_path: Path) -> None:
     assert median(losses[-10:]) < 0.3 * median(losses[:10])
 
 
+@pytest.mark.alone
 def test_twice_the_steps_same_throughput(make_run: MakeRun, tmp_path: Path) -> None:
     """Side by side: sleeping steps of a known length, so that the machine's noise does not decide."""
     rates = []
@@ -115,6 +120,7 @@ def test_twice_the_steps_same_throughput(make_run: MakeRun, tmp_path: Path) -> N
     assert rates[0] == pytest.approx(16 / 0.021, rel=0.1)
 
 
+@pytest.mark.alone
 def test_an_injected_delay_comes_back_in_step_time_and_straggler_ratio(make_run: MakeRun, tmp_path: Path) -> None:
     """One of two ranks sleeps 50 ms in every step; all ranks' steps take that long, and only its own time shows why."""
     plain, slow = (
@@ -130,10 +136,25 @@ def test_an_injected_delay_comes_back_in_step_time_and_straggler_ratio(make_run:
     assert slow.ranks[0].sync_wait_s == pytest.approx(0.050, rel=0.15)
 
 
+@pytest.mark.alone
 def test_workers_enter_the_window_together(make_run: MakeRun, tmp_path: Path) -> None:
     """A rank that is late for the window must not lengthen the others' first step."""
     run = faulty(make_run, "late", workload__sleep_s=0.5, steps=5, evaluate=False)
     assert max(window_of(supervise(run, tmp_path)).step_time_s) < 0.1
+
+
+def strategies_in_memory() -> set[str]:
+    return {name for name in sys.modules if name.startswith("benchmarks.strategy.")}
+
+
+def test_workers_find_all_variants_imported() -> None:
+    """Each worker of each run would else import them for itself."""
+    agent.preload()
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        found = pool.submit(strategies_in_memory).result()
+    own = {path.stem for path in (PROJECT / "benchmarks" / "strategy").glob("*.py")} - {"__init__"}
+    assert {f"benchmarks.strategy.{name}" for name in own} <= found
 
 
 def test_oversubscription_is_noted(make_run: MakeRun, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from benchmarks.errors import UserError
 from benchmarks.record import RECORD_NAME, Reason, Record, read_record
 from benchmarks.team import Team, Word, collect_words, team_here
 from benchmarks.verdict import of_run
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, WORKERS_UNTRACED
 from tests.test_command_line import wait_until
 
 STEP = {
@@ -43,7 +43,7 @@ class Nodes:
                 subprocess.Popen(
                     [sys.executable, "-m", "benchmarks.run", "nodes=2", *arguments, f"results={self.results}"],
                     cwd=PROJECT,
-                    env={**os.environ, **STEP, "SLURM_NODEID": node},
+                    env={**os.environ, **WORKERS_UNTRACED, **STEP, "SLURM_NODEID": node},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -115,6 +115,7 @@ def test_a_node_that_dies_is_a_failed_node(nodes: Nodes) -> None:
     assert "node 1 has not said within" in out
 
 
+@pytest.mark.alone
 def test_what_both_nodes_have_measured_when_their_time_is_over(nodes: Nodes) -> None:
     """Whichever ends its workers first, the other's lose their peer: they leave their steps as well."""
     fault = ("workload=faulty", "workload.fault=sleep", "workload.sleep_s=0.1")
@@ -158,6 +159,7 @@ def test_who_is_in_the_team(monkeypatch: pytest.MonkeyPatch) -> None:
         team_here()
 
 
+@pytest.mark.alone
 def test_silent_nodes_are_waited_for_together(tmp_path: Path) -> None:
     (tmp_path / "node2.json").write_bytes(msgspec.json.encode(Word(status="ok")))
     started = time.monotonic()

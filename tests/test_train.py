@@ -112,6 +112,7 @@ def test_warm_up_leaves_no_trace(make_run: MakeRun) -> None:
     assert int(after["1.bn1.num_batches_tracked"]) == 2
 
 
+@pytest.mark.alone
 def test_the_clock_finds_injected_delays() -> None:
     """20 ms in the step, 10 ms in the loader, 5 ms between the last gradient and the end of the backward pass."""
     clock = MonotonicClock(5)
