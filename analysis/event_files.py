@@ -25,7 +25,8 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from analysis.columns import clean_long
-from analysis.load import Loaded, Measured, Run
+from analysis.load import Loaded, Run
+from analysis.measured import Measured
 from analysis.metrics import throughput_samples_per_s
 from analysis.results import common_type
 from analysis.schema import Report

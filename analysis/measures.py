@@ -14,7 +14,8 @@ import numpy as np
 
 from analysis.course import Epoch
 from analysis.estimate import Estimate
-from analysis.load import Cell, Measured
+from analysis.load import Cell
+from analysis.measured import Measured
 from analysis.metrics import energy_j_per_million_samples, mean_power_w
 from analysis.profiles import PROFILED
 from analysis.statistics import STEP_RESAMPLES, Floats, bootstrap_median, estimate

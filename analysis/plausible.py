@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import pstdev
 
 import numpy as np
 
@@ -82,7 +81,7 @@ def _noise(step_time_s: Sequence[float], factors: Floats, steps_without: object)
     That of a median is sqrt(pi / 2) times that of a mean, for normal noise; these steps are as noisy as the window's.
     """
     steps = steps_without if isinstance(steps_without, int) and steps_without > 0 else 1
-    spread = pstdev(step_time_s) * len(step_time_s) / sum(step_time_s)
+    spread = float(np.std(step_time_s)) * len(step_time_s) / sum(step_time_s)
     return math.hypot(float(np.std(factors)), spread * math.sqrt(math.pi / 2 / steps))
 
 

@@ -126,12 +126,10 @@ def _panel(axes: Axes, found: Sequence[Series], kind: Kind, measure: _Measure) -
         colour = colours[index]
         values = [(point, value) for point in series.points if (value := measure.of(point))]
         workers = [point.workers for point, _ in values]
-        sns.lineplot(
-            x=workers, y=[value.value for _, value in values], ax=axes, color=colour, linestyle=LINES[index], lw=1.1,
-            errorbar=None, legend=False,
-        )  # fmt: skip
-        for point, value in values:
-            _mark(axes, point, value, MARKERS[index], colour)
+        axes.plot(workers, [value.value for _, value in values], color=colour, ls=LINES[index], lw=1.1)
+        for hollow in (False, True):
+            marked = [(point, value) for point, value in values if (OVERSUBSCRIBED in point.notes) == hollow]
+            _marks(axes, marked, MARKERS[index], colour, "white" if hollow else colour)
         for point in series.points:
             if point.failed and not point.repeats_ok:
                 _cross_out(axes, point.workers, failures[point.workers], colour)
@@ -148,13 +146,16 @@ def _cross_out(axes: Axes, workers: int, others: int, colour: Any) -> None:
     axes.plot(workers, 0, "x", color=colour, ms=5, mew=1.6, transform=place, clip_on=False, zorder=4)
 
 
-def _mark(axes: Axes, point: ScalingPoint, value: Estimate, marker: str, colour: Any) -> None:
-    face = "white" if OVERSUBSCRIBED in point.notes else colour
+def _marks(axes: Axes, marked: Sequence[tuple[ScalingPoint, Estimate]], marker: str, colour: Any, face: Any) -> None:
+    """All at once: one by one, figures of many points would take minutes."""
+    if not marked:
+        return
     # A percentile interval need not hold the median; a bar's length cannot be negative.
-    reach = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+    below = [max(0.0, value.value - value.low) for _, value in marked]
+    above = [max(0.0, value.high - value.value) for _, value in marked]
     axes.errorbar(
-        point.workers, value.value, yerr=reach, marker=marker, color=colour, mfc=face, mec=colour, ms=4.5, mew=0.9,
-        elinewidth=0.9, capsize=2, zorder=3,
+        [point.workers for point, _ in marked], [value.value for _, value in marked], yerr=[below, above], ls="",
+        marker=marker, color=colour, mfc=face, mec=colour, ms=4.5, mew=0.9, elinewidth=0.9, capsize=2, zorder=3,
     )  # fmt: skip
 
 

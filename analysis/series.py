@@ -13,7 +13,8 @@ from analysis.diagnosis import Bottleneck, diagnose
 from analysis.estimate import Estimate
 from analysis.fits import fit
 from analysis.intervals import shortfalls, step_time
-from analysis.load import Cell, Loaded, Measured, Run
+from analysis.load import Cell, Loaded, Run
+from analysis.measured import Measured
 from analysis.measures import estimate_of
 from analysis.oddities import Oddity
 from analysis.origins import mixed, origins

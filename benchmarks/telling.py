@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from benchmarks.config import NOT_CELL, NOT_IDENTITY, is_below
 from benchmarks.variants import VARIANT_AXES, Option
@@ -26,6 +27,7 @@ def telling_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
     return [key for key in differing if not _follows(key, configs)]
 
 
+@cache
 def is_part_of_cell(key: str) -> bool:
     """Whether a dotted key says what is measured: not where, for how long at most, or how often."""
     return not is_below(key, NOT_IDENTITY + NOT_CELL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -40,13 +41,17 @@ def markers(axes: Axes, marker: str) -> list[Line2D]:
 
 def test_points_hollow_where_crowded_and_a_cross_where_failed(small: Report) -> None:
     axes = panel(small, "throughput")
-    points = {line.get_xdata()[0]: line for line in markers(axes, "o")}  # type: ignore[index]
+    drawn = {
+        (workers, value): line.get_markerfacecolor() == "white"
+        for line in markers(axes, "o")
+        for workers, value in np.asarray(line.get_xydata()).tolist()
+    }
     values = {p.workers: p.throughput_samples_per_s.value for p in small.strong[0].points if p.throughput_samples_per_s}
-    assert {workers: line.get_ydata()[0] for workers, line in points.items()} == values  # type: ignore[index]
-    assert [points[n].get_markerfacecolor() == "white" for n in (2, 4, 8)] == [False, False, True]
+    assert drawn == {(2, values[2]): False, (4, values[4]): False, (8, values[8]): True}
     (cross,) = markers(axes, "x")
     assert list(cross.get_xdata()) == [16]  # type: ignore[arg-type]
-    assert len(axes.containers) == 3  # an interval at each point
+    bars = [bar for container in axes.containers for bar in container[2][0].get_segments()]
+    assert len(bars) == 3  # an interval at each point
 
 
 def test_ideal_line_goes_through_the_base(small: Report) -> None:

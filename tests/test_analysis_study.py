@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 
 from analysis import measures, study_check
 from analysis.axes import _spaced
+from analysis.course import course
 from analysis.drawing import _rows, study_figure
 from analysis.estimate import Estimate
 from analysis.labels import axis_label, label, telling
 from analysis.load import Cell, Run, load_cells
+from analysis.measured import measure
 from analysis.panels import Subject, kinds, make_panel, panel_kind
 from analysis.panels.comparing import best_of
 from analysis.scaling import write_files
@@ -241,10 +243,16 @@ def test_bars_parts_and_over_give_each_cell_its_number(tmp_path: Path) -> None:
 def fake_cell(name: str, times_s: Sequence[float]) -> Cell:
     """A cell of repeats that took so long, for a step each."""
     records = [synthetic.record(synthetic.config(1, repeat=repeat), [time] * 4) for repeat, time in enumerate(times_s)]
-    from analysis.load import _measure
 
     runs = [
-        Run(run_id=f"{name}{r.repeat}", repeat=r.repeat, status="ok", reason=None, measured=_measure(r), origin={})
+        Run(
+            run_id=f"{name}{r.repeat}",
+            repeat=r.repeat,
+            status="ok",
+            reason=None,
+            measured=measure(r, course(r)),
+            origin={},
+        )
         for r in records
     ]
     return Cell(cell_id=name, config={}, workers=1, global_batch=64, batch_per_worker=64, runs=runs)
