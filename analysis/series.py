@@ -5,33 +5,26 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
 
 from analysis import metrics, oddities
-from analysis.diagnosis import Bottleneck, diagnose
+from analysis.cells import SIZES, Result, result_of, setting_keys
 from analysis.estimate import Estimate
 from analysis.fits import fit
-from analysis.intervals import shortfalls, step_time
-from analysis.load import Cell, Loaded, Run
-from analysis.measured import Measured
-from analysis.measures import estimate_of
+from analysis.load import Cell, Loaded
 from analysis.oddities import Oddity
 from analysis.origins import mixed, origins
-from analysis.plausible import ABOVE_IDEAL, doubts
-from analysis.profiles import profile_rows, ranks_of
+from analysis.plausible import ABOVE_IDEAL
+from analysis.profiles import profile_rows
 from analysis.schema import Base, Counts, DroppedCell, Kind, Point, Report, ScalingPoint, Series
-from analysis.statistics import Floats, estimate
+from analysis.statistics import estimate
 from analysis.study import build_study
 from analysis.target import currency, price_per_worker_s
 from analysis.tuning import build_search
 from benchmarks.errors import UserError
-from benchmarks.repeat_target import RepeatTarget
 from benchmarks.sweep import FIXED_BATCH
-from benchmarks.telling import is_part_of_cell, telling_keys
+from benchmarks.telling import is_part_of_cell
 from benchmarks.variants import VARIANT_AXES, Option
 
-_SIZES = ("workers", "global_batch", "batch_per_worker")
 _MOST_FITS = 100
 """Series of a kind beyond which no laws are fitted: each takes some hundredths of a second."""
 _ROUNDING = 1e-9
@@ -42,16 +35,6 @@ class InvariantError(UserError):
     """Cells that cannot be compared: what must be the same in all of them is not."""
 
 
-@dataclass(kw_only=True)
-class Result:
-    """A cell with its numbers: the point of the report, and the draws that ratios are made from."""
-
-    cell: Cell
-    point: Point
-    draws: Floats | None
-    """Of the time per step; shape (DRAWS,), seconds. None where no repeat gives a number."""
-
-
 def build_report(loaded: Loaded) -> Report:
     """All numbers of a sweep."""
     keys = setting_keys([cell.config for cell in loaded.cells])
@@ -60,7 +43,7 @@ def build_report(loaded: Loaded) -> Report:
             cell.config.pop("nodes", None)
     manifest = loaded.manifest
     target = manifest.repeat_target if manifest else None
-    results = sorted((_result(cell, keys, target) for cell in loaded.cells), key=lambda result: _order(result.point))
+    results = sorted((result_of(cell, keys, target) for cell in loaded.cells), key=lambda result: _order(result.point))
     problems = list(loaded.problems)
     strong, weak = (_all_series(kind, results, problems) for kind in ("strong", "weak"))
     inside = {point.cell_id for series in [*strong, *weak] for point in series.points}
@@ -91,11 +74,6 @@ def build_report(loaded: Loaded) -> Report:
     )
 
 
-def setting_keys(configs: Sequence[Mapping[str, Option]]) -> list[str]:
-    """The keys in which cells differ, apart from workers and batch sizes."""
-    return [key for key in telling_keys(configs) if key not in _SIZES]
-
-
 def _order(point: Point) -> tuple[object, ...]:
     return (_settings_order(point.settings), point.workers, point.global_batch, point.cell_id)
 
@@ -110,125 +88,10 @@ def _settings_order(settings: Mapping[str, Option]) -> tuple[tuple[float, str], 
     )
 
 
-def _result(cell: Cell, keys: Sequence[str], target: RepeatTarget | None) -> Result:
-    measured = cell.measured()
-    failed = Counter(run.status for run in cell.runs if not run.measured)
-    missing = len(cell.planned - {run.run_id for run in cell.runs})
-    time, draws = step_time(cell) or (None, None)
-    epoch_time_s = _known_median([one.epoch_time_s for one in measured])
-    cost = _known_median([one.cost_per_million_samples for one in measured])
-    point = Point(
-        cell_id=cell.cell_id,
-        settings={key: cell.config.get(key) for key in keys},
-        workers=cell.workers,
-        global_batch=cell.global_batch,
-        batch_per_worker=cell.batch_per_worker,
-        status="ok" if measured else failed.most_common(1)[0][0] if failed else _unmeasured(cell),
-        reason=_reason(cell.runs, failed, missing),
-        repeats_planned=len(cell.planned | {run.run_id for run in cell.runs}),
-        repeats_ok=len(measured),
-        failed=dict(sorted(failed.items())),
-        repeats_missing=missing,
-        steps=min((one.steps for one in measured), default=0),
-        step_time_s=time,
-        repeat_step_times_s=[one.step_time_s for one in measured],
-        step_time_p95_s=_known_median([one.slow_steps_s.get(95) for one in measured]),
-        step_time_p99_s=_known_median([one.slow_steps_s.get(99) for one in measured]),
-        throughput_samples_per_s=_rate(time, cell.global_batch),
-        epoch_time_s=_scaled(time, epoch_time_s / time.value) if epoch_time_s and time else None,
-        accuracy=_known_median([one.accuracy for one in measured]),
-        straggler_ratio=_known_median([one.straggler_ratio for one in measured]),
-        exposed_comm_s=_known_median([one.exposed_comm_s for one in measured]),
-        bytes_per_step=_known_median([one.bytes_per_step for one in measured]),
-        peak_memory_bytes=_known_median([one.peak_memory_bytes for one in measured]),
-        notes=[*sorted(cell.notes), *shortfalls(cell, time, target)],
-        bottleneck=_bottleneck(cell, time),
-        mfu=_of_throughput([one.physics.mfu for one in measured], time),
-        mfu_of_ceiling=_of_throughput([one.physics.mfu_of_ceiling for one in measured], time),
-        doubts=doubts([one.physics for one in measured]),
-        oddities=oddities.of_cell(
-            [one.oddities for one in measured],
-            [one.step_time_s for one in measured],
-            [one.slowest_rank for one in measured if one.slowest_rank],
-        ),
-        ceilings=_medians([one.ceilings for one in measured]),
-        allreduce_gb_per_s=_known_median([one.allreduce_gb_per_s for one in measured]),
-        ledger_s=_medians([one.ledger_s for one in measured]),
-        energy_j_per_million_samples=estimate_of(cell, "energy_j_per_million_samples"),
-        energy_scope=next((one.energy.scope for one in measured if one.energy.scope), None),
-        energy_unknown_because=_no_energy(measured),
-        mean_power_w=estimate_of(cell, "mean_power_w"),
-        idle_power_w=_known_median([one.energy.idle_w for one in measured]),
-        cost_per_million_samples=_scaled(time, cost / time.value) if cost is not None and time else None,
-    )
-    return Result(cell=cell, point=point, draws=draws)
-
-
-def _of_throughput(values: Sequence[float | None], time: Estimate | None) -> Estimate | None:
-    """The median over repeats; its interval is that of the throughput."""
-    value = _known_median(values)
-    if value is None or time is None:
-        return None
-    return Estimate(value=value, low=value * time.value / time.high, high=value * time.value / time.low)
-
-
 def _of_hosts(cells: Sequence[Cell]) -> list[Oddity]:
     measured = [run.measured for cell in cells for run in cell.runs if run.measured]
     found = oddities.of_hosts([one.slowest_rank for one in measured if one.slowest_rank])
     return [found] if found else []
-
-
-def _bottleneck(cell: Cell, time: Estimate | None) -> Bottleneck | None:
-    measured = [run.measured for run in cell.runs if run.measured]
-    if time is None:
-        return None
-    slowest = next((one.slowest for one in measured if one.slowest), None)
-    return diagnose([one.waits for one in measured], slowest, ranks_of(cell), time.value)
-
-
-def _no_energy(measured: Sequence[Measured]) -> str | None:
-    if any(one.energy.joules is not None for one in measured):
-        return None
-    return next((one.energy.unknown_because for one in measured if one.energy.unknown_because), None)
-
-
-def _unmeasured(cell: Cell) -> str:
-    return "profiled" if not cell.planned and any(profile.ranks for profile in cell.profiles) else "planned"
-
-
-def _known_median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _medians(repeats: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each name over the repeats that have it, in the order in which names come."""
-    names = dict.fromkeys(name for repeat in repeats for name in repeat)
-    return {name: median(repeat[name] for repeat in repeats if name in repeat) for name in names}
-
-
-def _reason(runs: Sequence[Run], failed: Counter[str], missing: int) -> str | None:
-    """For people: `1 of 3 failed: timeout (hang: rank 1 is silent)`; None where every planned repeat gives a number."""
-    total = len(runs) + missing
-    parts = []
-    for status, number in sorted(failed.items()):
-        why = next((run.reason for run in runs if run.status == status and run.reason), None)
-        parts.append(f"{number} of {total} failed: {status}" + (f" ({why})" if why else ""))
-    if missing and missing < total:
-        parts.append(f"{missing} of {total} not run yet")
-    return "; ".join(parts) or None
-
-
-def _scaled(time: Estimate, factor: float) -> Estimate:
-    return Estimate(value=time.value * factor, low=time.low * factor, high=time.high * factor)
-
-
-def _rate(time: Estimate | None, global_batch: int) -> Estimate | None:
-    """The throughput that belongs to a time; the ends of the interval change places."""
-    if time is None:
-        return None
-    value, low, high = (metrics.throughput_samples_per_s(t, global_batch) for t in (time.value, time.high, time.low))
-    return Estimate(value=value, low=low, high=high)
 
 
 def _all_series(kind: Kind, results: Sequence[Result], problems: list[str]) -> list[Series]:
@@ -255,7 +118,7 @@ def _all_series(kind: Kind, results: Sequence[Result], problems: list[str]) -> l
 
 def _key(kind: Kind, cell: Cell) -> tuple[tuple[str, str], ...]:
     """What must be the same in a series: all but the workers and the batch size that follows from them."""
-    free = {*_SIZES} - {FIXED_BATCH[kind]}
+    free = {*SIZES} - {FIXED_BATCH[kind]}
     kept = ((key, repr(value)) for key, value in cell.config.items() if key not in free and is_part_of_cell(key))
     return tuple(sorted(kept))
 

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, get_args
 
 from analysis.amounts import AMOUNTS
 from analysis.ceiling_table import ceilings_table
+from analysis.cell_tables import cells_table, scaling_table
 from analysis.columns import (
     BOTTLENECK,
     TERMINAL_WIDTH,
     Entry,
     TextTable,
-    cells_table,
     clean,
     clean_long,
     dropped_table,
-    scaling_table,
     summary,
 )
 from analysis.diagnosis import Cause

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.columns import cells_table
+from analysis.cell_tables import cells_table
 from analysis.intervals import widths
 from analysis.load import load_cells
 from analysis.series import build_report

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis import metrics, tables
 from analysis.candidates import Wanted
-from analysis.columns import scaling_table
+from analysis.cell_tables import scaling_table
 from analysis.energy import NOT_RECORDED, of_clocks
 from analysis.goals import energy_words
 from analysis.load import Cell, load_cells

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from analysis.columns import law_line
+from analysis.cell_tables import law_line
 from analysis.exports import extra_p
 from analysis.fits import MODELS, Model, candidates, fit, fit_model
 from analysis.load import load_cells

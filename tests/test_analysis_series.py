@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.cells import setting_keys
 from analysis.load import Cell, load_cells
 from analysis.schema import Report, ScalingPoint, Series
-from analysis.series import InvariantError, build_report, check_invariant, setting_keys
+from analysis.series import InvariantError, build_report, check_invariant
 from benchmarks.record import Communication, Record
 from benchmarks.sweep import Dropped
 from benchmarks.variants import Option

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis import columns, tables
-from analysis.columns import clean_long
+from analysis import cell_tables, tables
+from analysis.columns import clean, clean_long, number
 from analysis.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
@@ -113,7 +113,7 @@ def test_base_line_names_smaller_points_without_a_number(tmp_path: Path) -> None
     configs = [synthetic.config(n) for n in (1, 2, 4)]
     synthetic.write(tmp_path, [synthetic.failed(configs[0], "oom"), *map(synthetic.record, configs[1:])])
     (series,) = build_report(load_cells(tmp_path)).strong
-    assert columns.base_line(series) == "base: 2 workers, 100 ms per step, 640 samples/s (without a number: 1: oom)"
+    assert cell_tables.base_line(series) == "base: 2 workers, 100 ms per step, 640 samples/s (without a number: 1: oom)"
 
 
 def test_intervals_are_shown_with_their_own_ends(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_cells_outside_series_are_listed(tmp_path: Path) -> None:
     ],
 )
 def test_number(value: float, text: str) -> None:
-    assert columns.number(value) == text
+    assert number(value) == text
 
 
 def test_markdown_tables_have_equal_columns_and_no_markup_from_names(hostile: Report) -> None:
@@ -198,7 +198,7 @@ def test_latex_escape_leaves_nothing_active(text: str) -> None:
 
 @given(st.text())
 def test_markdown_escape_leaves_nothing_active(text: str) -> None:
-    escaped = tables.escape_markdown(columns.clean(text))
+    escaped = tables.escape_markdown(clean(text))
     bare = re.sub(r"\\[\\`*_{}\[\]|$~#!]|&amp;|&lt;|&gt;", "", escaped)
     assert not re.search(r"[\\`*_{}\[\]|$~#!<>&\n]", bare)
 
