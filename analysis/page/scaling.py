@@ -88,17 +88,17 @@ _MEASURES = (
         ideal="proportional",
     ),
     _Measure(
-        title="Share of the hardware's bound",
-        axis=lambda _: "MFU of a measured matrix product",
-        of=lambda point: point.mfu_of_ceiling,
-        of_law=lambda _series, _point: None,
-        ideal="one",
-    ),
-    _Measure(
         title="Efficiency",
         axis=lambda _: "efficiency",
         of=lambda point: point.efficiency,
         of_law=_law_efficiency,
+        ideal="one",
+    ),
+    _Measure(
+        title="Share of the hardware's bound",
+        axis=lambda _: "MFU of a measured matrix product",
+        of=lambda point: point.mfu_of_ceiling,
+        of_law=lambda _series, _point: None,
         ideal="one",
     ),
 )
