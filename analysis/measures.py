@@ -102,7 +102,7 @@ MEASURES: dict[str, Measure] = {
         label="waiting for data, per epoch [s]", of=_epoch_mean(lambda epoch: epoch.data_wait_s), better="low"
     ),
     "loading_gb_per_s": Measure(
-        label="data loaded per time of waiting for it, by a worker [GB/s]",
+        label="loaded per second of waiting [GB/s]",
         of=lambda run: run.loading_gb_per_s,
         better="high",
     ),
