@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,6 +14,7 @@ from analysis.load import Cell
 from analysis.measures import draws_of, unknown_because
 from analysis.schema import Series
 from analysis.statistics import Floats, estimate
+from benchmarks.variants import Option
 
 _NOTHING: Floats = np.empty(0)
 _ENERGY = "energy_j_per_million_samples"
@@ -45,6 +46,8 @@ class Candidate:
     """One configuration with the time that it takes for all samples."""
 
     label: str
+    task: str
+    """What is trained, the model and its data: only configurations of the same task can stand for each other."""
     cell_id: str | None
     workers: int
     repeats: int
@@ -77,6 +80,7 @@ def candidates(cells: Sequence[Cell], wanted: Wanted) -> tuple[list[Candidate], 
         draws = drawn[1] * steps
         one = Candidate(
             label=name,
+            task=task_of(cell.config),
             cell_id=cell.cell_id,
             workers=cell.workers,
             repeats=sum(run.measured is not None for run in cell.runs),
@@ -95,6 +99,11 @@ def candidates(cells: Sequence[Cell], wanted: Wanted) -> tuple[list[Candidate], 
         else:
             found.append(one)
     return found, excluded
+
+
+def task_of(config: Mapping[str, Option]) -> str:
+    """The workload and the data with all their options, as one text."""
+    return repr([(key, config[key]) for key in sorted(config) if key.partition(".")[0] in ("workload", "data")])
 
 
 def _energy(cell: Cell, wanted: Wanted) -> EnergyNeeded | None:
@@ -143,6 +152,7 @@ def forecasts(series: Sequence[Series], wanted: Wanted, cells: Sequence[Cell]) -
             scaled = Estimate(value=time.value * steps, low=time.low * steps, high=time.high * steps)
             candidate = Candidate(
                 label=f"{one.label}, {point.workers} workers",
+                task="",
                 cell_id=None,
                 workers=point.workers,
                 repeats=0,

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
-import numpy as np
 
 from analysis import command
-from analysis.candidates import Candidate, Wanted, candidates, forecasts, on_front
-from analysis.estimate import Estimate
-from analysis.goals import AIMS, Goal, comparable, energy_words, scopes_differ
+from analysis.answers import Answer, Choice, answer, between, choice, duration
+from analysis.candidates import Candidate, Wanted, candidates, forecasts
+from analysis.goals import AIMS, Goal, comparable, energy_words
 from analysis.load import Loaded, load_cells
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.statistics import ENOUGH_REPEATS, estimate
 from benchmarks.errors import UserError
 
 DEFAULT_SAMPLES = 1_000_000.0
@@ -31,40 +29,15 @@ _SURE = 0.95
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Choice(msgspec.Struct, kw_only=True):
-    """One configuration with what it would take."""
-
-    label: str
-    cell_id: str | None
-    """Null for a forecast."""
-    workers: int
-    time_s: Estimate
-    worker_hours: Estimate
-    cost: Estimate | None
-    """In the cluster's currency; null without a price."""
-    energy_j: Estimate | None
-    """Null where it was not measured."""
-    accuracy: float | None
-    on_front: bool
-    """No other measured one is both faster and cheaper."""
-
-
 class Recommendation(msgspec.Struct, kw_only=True):
     """What `--json` prints."""
 
     goal: Goal
     samples: float
-    sentence: str
-    why: str
-    """What limits the best one; empty without one."""
-    best: Choice | None
-    runner_up: Choice | None
-    probability_best: float | None
-    """Share of the bootstrap draws in which the best one is the best of all."""
-    like_best: list[str]
-    """Those which the measurement cannot tell from the best."""
+    answers: list[Answer]
+    """One for each task, a model with its data, of those that have a measured configuration; one at least."""
     measured: list[Choice]
-    """By the goal, the best first."""
+    """Of all tasks; by the goal, the best first."""
     predicted: list[Choice]
     """Worker counts that were not measured, by the series' laws; never the best, since nobody has seen them."""
     excluded: list[str]
@@ -138,119 +111,24 @@ def choose(loaded: Loaded, report: Report, goal: Goal, wanted: Wanted) -> Recomm
         raise UserError(f"{loaded.folder}: no cell has a number yet; the sweep's command again runs what is missing")
     found, unknown = comparable(found, goal, loaded.folder)
     amount = AIMS[goal].amount
-    found.sort(key=amount)
-    best, runner_up = [*found[:2], None, None][:2]
+    tasks: dict[str, list[Candidate]] = {}
+    for one in found:
+        tasks.setdefault(one.task, []).append(one)
+    answers = [answer(group, report, goal, wanted) for group in tasks.values() or [[]]]
     predicted = forecasts([*report.strong, *report.weak], wanted, loaded.cells)
-    like = [one for one in found[1:] if best and _alike(best, one, goal)]
-    sure = _probability_best(found, goal) if best else None
-    front = on_front(found)
     return Recommendation(
         goal=goal,
         samples=wanted.samples,
-        sentence=_sentence(best, runner_up, like, sure, goal, wanted) + scopes_differ(found) * (goal == "energy"),
-        why=_why(best, report),
-        best=_choice(best, front) if best else None,
-        runner_up=_choice(runner_up, front) if runner_up else None,
-        probability_best=sure,
-        like_best=[one.label for one in like],
-        measured=[_choice(one, front) for one in found],
-        predicted=[_choice(one, set()) for one in sorted(predicted, key=lambda one: (amount(one), one.time_s))],
+        answers=answers,
+        measured=sorted((one for each in answers for one in each.measured), key=lambda one: _rank(one, goal)),
+        predicted=[choice(one, set()) for one in sorted(predicted, key=lambda one: (amount(one), one.time_s))],
         excluded=[*excluded, *unknown],
     )
 
 
-def _choice(one: Candidate, front: set[str]) -> Choice:
-    time = one.time_estimate
-    hours = one.workers / 3600
-    worker_hours = Estimate(value=time.value * hours, low=time.low * hours, high=time.high * hours)
-    price = one.price_per_worker_hour
-    return Choice(
-        label=one.label,
-        cell_id=one.cell_id,
-        workers=one.workers,
-        time_s=time,
-        worker_hours=worker_hours,
-        cost=None
-        if price is None
-        else Estimate(value=worker_hours.value * price, low=worker_hours.low * price, high=worker_hours.high * price),
-        energy_j=one.energy.estimate if one.energy else None,
-        accuracy=one.accuracy,
-        on_front=one.cell_id in front,
-    )
-
-
-def _alike(best: Candidate, other: Candidate, goal: Goal) -> bool:
-    """Whether the 95 % interval of the ratio of the two holds 1."""
-    ratio = estimate(1.0, AIMS[goal].draws(other) / AIMS[goal].draws(best))
-    return ratio.low <= 1.0
-
-
-def _probability_best(found: Sequence[Candidate], goal: Goal) -> float:
-    table = np.stack([AIMS[goal].draws(one) for one in found])
-    return float(np.mean(np.argmin(table, axis=0) == 0))
-
-
-def _sentence(
-    best: Candidate | None,
-    runner_up: Candidate | None,
-    like: Sequence[Candidate],
-    sure: float | None,
-    goal: Goal,
-    wanted: Wanted,
-) -> str:
-    if best is None or sure is None:
-        return "No measured configuration keeps all conditions; see what was left out, and why."
-    time = best.time_estimate
-    hours = best.time_s * best.workers / 3600
-    paid = f", {best.price:.3g} {best.currency}" if best.price_per_worker_hour is not None else ""
-    used = f", {energy_words(best.energy.joules)}" if best.energy else ""
-    words = (
-        f"Run {best.label}: {wanted.samples:.3g} samples take {duration(time.value)} "
-        f"{between(time)}, {hours:.3g} worker-hours{paid}{used}."
-    )
-    if best.repeats < ENOUGH_REPEATS:
-        words += f" {best.repeats} repeat{'s' * (best.repeats > 1)}, so intervals are too narrow: sweep.repeats=6."
-    if runner_up is None:
-        return f"{words} It is the only one left."
-    if like:
-        names = "; ".join(one.label for one in like[:3]) + ("; ..." if len(like) > 3 else "")
-        return f"{words} The measurement cannot tell it from {names} ({sure:.0%} of the draws prefer it)."
-    aim = AIMS[goal]
-    by = aim.amount(runner_up) / aim.amount(best) - 1
-    return f"{words} Sure to {min(sure, 0.999):.1%}; the runner-up, {runner_up.label}, {aim.verb} {by:.0%} more."
-
-
-def _why(best: Candidate | None, report: Report) -> str:
-    """What limits the best configuration, and how well its workers are used."""
-    if best is None:
-        return ""
-    limits = [cell.bottleneck.sentence for cell in report.cells if cell.cell_id == best.cell_id and cell.bottleneck]
-    used = [
-        f"{point.efficiency.value:.0%} efficient against {series.base.workers} (base of {series.kind} scaling)."
-        for series in [*report.strong, *report.weak]
-        for point in series.points
-        if point.cell_id == best.cell_id and point.efficiency and series.base and series.base.workers < point.workers
-    ]
-    return " ".join([*limits, *(f"Its {best.workers} workers are {words}" for words in used)])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `45.2 s`, `3.1 min`, `2.4 h`, `5 days`."""
-    unit, size = _unit_of(seconds)
-    return f"{seconds / size:.3g} {unit}"
-
-
-def between(time: Estimate) -> str:
-    """The interval of a duration, in the unit of its middle."""
-    size = _unit_of(time.value)[1]
-    return f"[{time.low / size:.3g}, {time.high / size:.3g}]"
-
-
-def _unit_of(seconds: float) -> tuple[str, float]:
-    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):
-        if seconds < limit:
-            return unit, size
-    return "days", 86400.0
+def _rank(one: Choice, goal: Goal) -> float:
+    amounts = {"time": one.time_s, "cost": one.cost or one.worker_hours, "energy": one.energy_j or one.time_s}
+    return amounts[goal].value
 
 
 def _show(result: Recommendation) -> None:
@@ -258,9 +136,10 @@ def _show(result: Recommendation) -> None:
     from rich.text import Text
 
     console = command.console()
-    console.print(Text(result.sentence, style="bold"))
-    if result.why:
-        console.print(Text(result.why))
+    for one in result.answers:
+        console.print(Text(one.sentence, style="bold"))
+        if one.why:
+            console.print(Text(one.why))
     for title, choices in (("measured", result.measured), ("predicted by the scaling laws", result.predicted)):
         if not choices:
             continue
@@ -273,14 +152,14 @@ def _show(result: Recommendation) -> None:
             table.add_column("energy", justify="right")
         table.add_column("accuracy", justify="right")
         table.add_column("")
-        for choice in choices[:20]:
-            row = [duration(choice.time_s.value), between(choice.time_s)]
-            row.append(f"{choice.worker_hours.value:.3g}")
-            row += [f"{choice.cost.value:.3g}" if choice.cost else "-"] if any(c.cost for c in choices) else []
+        for shown in choices[:20]:
+            row = [duration(shown.time_s.value), between(shown.time_s)]
+            row.append(f"{shown.worker_hours.value:.3g}")
+            row += [f"{shown.cost.value:.3g}" if shown.cost else "-"] if any(c.cost for c in choices) else []
             if any(c.energy_j for c in choices):
-                row.append(energy_words(choice.energy_j.value) if choice.energy_j else "-")
-            row.append("-" if choice.accuracy is None else f"{choice.accuracy:.3f}")
-            table.add_row(Text(choice.label), *map(Text, row), "on the front" if choice.on_front else "")
+                row.append(energy_words(shown.energy_j.value) if shown.energy_j else "-")
+            row.append("-" if shown.accuracy is None else f"{shown.accuracy:.3f}")
+            table.add_row(Text(shown.label), *map(Text, row), "on the front" if shown.on_front else "")
         console.print()
         console.print(table)
     for line in result.excluded:

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from analysis.amounts import AMOUNTS
+from analysis.answers import Answer
 from analysis.columns import clean_long
 from analysis.estimate import Estimate
 from analysis.page.rules import rules
@@ -96,9 +97,8 @@ def report_markdown(report: Report, advice: Recommendation | None) -> str:
     """The page as text: the answer, the tables, the laws, provenance and the rules."""
     whole = markdown(report, [])
     title, _, tables = whole.partition("\n\n")
-    answer = clean_long(advice.sentence) if advice else "No cell has a number yet."
-    why = [escape_markdown(clean_long(advice.why))] if advice and advice.why else []
-    parts = [title, f"**{escape_markdown(answer)}**", *why, tables.rstrip()]
+    told = [line for one in advice.answers for line in _told(one)] if advice else ["**No cell has a number yet.**"]
+    parts = [title, *told, tables.rstrip()]
     parts += [_table(table) for table in (diagnosis_shown(report), laws_table(report), origins_table(report)) if table]
     parts.append("## Twelve rules for benchmarks (Hoefler and Belli, SC15), and this sweep")
     lines = [
@@ -107,6 +107,11 @@ def report_markdown(report: Report, advice: Recommendation | None) -> str:
     ]
     parts.append("\n".join(map(clean_long, lines)))
     return "\n\n".join(parts) + "\n"
+
+
+def _told(answer: Answer) -> list[str]:
+    why = [escape_markdown(clean_long(answer.why))] if answer.why else []
+    return [f"**{escape_markdown(clean_long(answer.sentence))}**", *why]
 
 
 def _table(table: ShownTable) -> str:

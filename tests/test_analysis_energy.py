@@ -229,24 +229,24 @@ def test_energy_to_target_is_unknown_where_that_of_a_run_is(tmp_path: Path) -> N
 def test_the_frugal_one_is_recommended_and_not_the_fast_one(tmp_path: Path) -> None:
     synthetic.write(tmp_path, records(repeats=6))
     result = recommend(tmp_path, "energy", MILLION)
-    assert result.best is not None
-    assert result.best.label == "1 worker"
-    assert result.best.energy_j is not None
-    assert result.best.energy_j.value == pytest.approx(312_500)
-    assert result.probability_best == 1.0
-    assert "313 kJ" in result.sentence or "312 kJ" in result.sentence
-    assert "the runner-up, 2 workers, uses 25% more" in result.sentence
+    assert result.answers[0].best is not None
+    assert result.answers[0].best.label == "1 worker"
+    assert result.answers[0].best.energy_j is not None
+    assert result.answers[0].best.energy_j.value == pytest.approx(312_500)
+    assert result.answers[0].probability_best == 1.0
+    assert "313 kJ" in result.answers[0].sentence or "312 kJ" in result.answers[0].sentence
+    assert "the runner-up, 2 workers, uses 25% more" in result.answers[0].sentence
     fast = recommend(tmp_path, "time", MILLION)
-    assert fast.best is not None
-    assert fast.best.label == "4 workers"
+    assert fast.answers[0].best is not None
+    assert fast.answers[0].best.label == "4 workers"
 
 
 def test_energy_scales_with_the_samples_wanted(tmp_path: Path) -> None:
     synthetic.write(tmp_path, records(repeats=6))
     result = recommend(tmp_path, "energy", Wanted(samples=2e6, max_workers=2))
-    assert result.best is not None
-    assert result.best.energy_j is not None
-    assert result.best.energy_j.value == pytest.approx(625_000)
+    assert result.answers[0].best is not None
+    assert result.answers[0].best.energy_j is not None
+    assert result.answers[0].best.energy_j.value == pytest.approx(625_000)
 
 
 def test_cells_without_energy_are_left_out_with_the_reason(tmp_path: Path) -> None:
@@ -255,8 +255,8 @@ def test_cells_without_energy_are_left_out_with_the_reason(tmp_path: Path) -> No
         record.energy = synthetic.energy(unknown=WHY)
     synthetic.write(tmp_path, found)
     result = recommend(tmp_path, "energy", MILLION)
-    assert result.best is not None
-    assert result.best.label == "2 workers"
+    assert result.answers[0].best is not None
+    assert result.answers[0].best.label == "2 workers"
     assert result.excluded == [f"1 worker: no measured energy ({WHY})"]
     assert recommend(tmp_path, "time", MILLION).excluded == []
 
@@ -274,8 +274,8 @@ def test_gpus_and_packages_are_not_alike(tmp_path: Path) -> None:
     for record in found[:6]:
         record.energy = synthetic.energy([80.0], source="rapl")
     synthetic.write(tmp_path, found)
-    assert "Their energies are not alike" in recommend(tmp_path, "energy", MILLION).sentence
-    assert "alike" not in recommend(tmp_path, "time", MILLION).sentence
+    assert "Their energies are not alike" in recommend(tmp_path, "energy", MILLION).answers[0].sentence
+    assert "alike" not in recommend(tmp_path, "time", MILLION).answers[0].sentence
 
 
 def test_the_command_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.answers import between, duration
 from analysis.candidates import Wanted
 from analysis.estimate import Estimate
-from analysis.recommend import between, duration, main, recommend
+from analysis.recommend import main, recommend
 from tests import synthetic
 
 PRICED = {
@@ -36,33 +37,33 @@ def sweep(folder: Path, steps_s: Mapping[int, float] = STEPS_S, *, noise: float 
 
 def test_the_fastest_is_told_with_its_time(tmp_path: Path) -> None:
     result = recommend(sweep(tmp_path, {1: 0.36, 2: 0.2, 4: 0.11}), "time", MILLION)
-    assert result.best
-    assert result.best.label == "4 workers"
-    assert result.best.time_s.value == pytest.approx(0.11 * 1e6 / 64, rel=0.01)
-    assert result.best.worker_hours.value == pytest.approx(4 * 0.11 * 1e6 / 64 / 3600, rel=0.01)
-    assert result.best.cost is None
-    assert result.runner_up
-    assert result.runner_up.label == "2 workers"
-    assert result.probability_best == 1.0
-    assert "the runner-up, 2 workers, takes 82% more" in result.sentence
+    assert result.answers[0].best
+    assert result.answers[0].best.label == "4 workers"
+    assert result.answers[0].best.time_s.value == pytest.approx(0.11 * 1e6 / 64, rel=0.01)
+    assert result.answers[0].best.worker_hours.value == pytest.approx(4 * 0.11 * 1e6 / 64 / 3600, rel=0.01)
+    assert result.answers[0].best.cost is None
+    assert result.answers[0].runner_up
+    assert result.answers[0].runner_up.label == "2 workers"
+    assert result.answers[0].probability_best == 1.0
+    assert "the runner-up, 2 workers, takes 82% more" in result.answers[0].sentence
 
 
 def test_the_cheapest_is_another_one(tmp_path: Path) -> None:
     """1 worker: 0.36 s; 2 workers: 0.4 worker-seconds a step. So one worker is cheapest, at 3 a worker-hour."""
     result = recommend(sweep(tmp_path, {1: 0.36, 2: 0.2, 4: 0.11}, cluster=PRICED), "cost", MILLION)
-    assert result.best
-    assert result.best.label == "1 worker"
-    assert result.best.cost
-    assert result.best.cost.value == pytest.approx(3 * 0.36 * 1e6 / 64 / 3600, rel=0.01)
+    assert result.answers[0].best
+    assert result.answers[0].best.label == "1 worker"
+    assert result.answers[0].best.cost
+    assert result.answers[0].best.cost.value == pytest.approx(3 * 0.36 * 1e6 / 64 / 3600, rel=0.01)
 
 
 def test_equal_cells_are_not_told_apart(tmp_path: Path) -> None:
     result = recommend(sweep(tmp_path, noise=0.02), "time", MILLION)
     assert {result.measured[0].workers, result.measured[1].workers} == {4, 8}
-    assert len(result.like_best) == 1
-    assert "cannot tell it from" in result.sentence
-    assert result.probability_best is not None
-    assert 0.2 < result.probability_best < 1
+    assert len(result.answers[0].like_best) == 1
+    assert "cannot tell it from" in result.answers[0].sentence
+    assert result.answers[0].probability_best is not None
+    assert 0.2 < result.answers[0].probability_best < 1
 
 
 def test_the_front_of_time_and_cost(tmp_path: Path) -> None:
@@ -84,15 +85,15 @@ def test_conditions(tmp_path: Path, wanted: Wanted, left: list[int]) -> None:
     assert [choice.workers for choice in result.measured] == left
     assert len(result.excluded) == 3 - len(left)
     if not left:
-        assert result.best is None
+        assert result.answers[0].best is None
         assert result.excluded[0].endswith("accuracy 0.900, not 0.95")
 
 
 def test_forecasts_are_kept_apart_and_are_never_the_best(tmp_path: Path) -> None:
     times = {n: 0.4 * (0.05 + 0.95 / n) for n in (1, 2, 4, 8)}
     result = recommend(sweep(tmp_path, times), "time", MILLION)
-    assert result.best
-    assert result.best.workers == 8
+    assert result.answers[0].best
+    assert result.answers[0].best.workers == 8
     assert {choice.workers for choice in result.predicted} == {16, 32}
     sixteen = next(choice for choice in result.predicted if choice.workers == 16)
     truth = 0.4 * (0.05 + 0.95 / 16) * 1e6 / 64

@@ -191,8 +191,9 @@ def test_answer_and_gaps_are_told(tree: Tree, demo: Path) -> None:
     loaded = load_cells(demo)
     advice = advise(loaded, build_report(loaded))
     assert advice is not None
-    [answer] = [one for one in tree.tagged("p") if one.attributes.get("class") == "answer"]
-    assert answer.text() == advice.sentence
+    shown = [one.text() for one in tree.tagged("p") if one.attributes.get("class") == "answer"]
+    assert shown == [one.sentence for one in advice.answers]
+    assert len(shown) == 2, "one for each workload"
     gaps = tree.named("gaps").text()
     assert "3 of 3 failed: oom (hang: rank 3: out of memory)" in gaps
     assert "mlp, 8 workers, global batch 512" in gaps  # never run
@@ -632,7 +633,9 @@ def test_markdown_has_the_answer_the_tables_and_the_rules(demo: Path) -> None:
     assert advice is not None
     text = report_markdown(report, advice)
     assert (
-        text.index(escape_markdown(advice.sentence)) < text.index("## Strong scaling") < text.index("## Scaling laws")
+        text.index(escape_markdown(advice.answers[0].sentence))
+        < text.index("## Strong scaling")
+        < text.index("## Scaling laws")
     )
     assert text.count("**not met**") == list(verdicts(report).values()).count("not met") > 0
     assert [line[:3] for line in text.splitlines()[-12:]] == [f"{n}. "[:3] for n in range(1, 13)]

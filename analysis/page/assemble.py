@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from analysis.answers import between, duration
 from analysis.columns import clean, clean_long, summary
 from analysis.goals import energy_words
 from analysis.labels import cell_name
@@ -26,7 +27,7 @@ from analysis.page.scaling import scaling_charts
 from analysis.page.spent import ledger_chart, pareto_chart
 from analysis.page.study import panel_chart
 from analysis.page.tables import diagnosis_shown, filters, laws_table, origins_table, tables
-from analysis.recommend import Recommendation, between, duration
+from analysis.recommend import Recommendation
 from analysis.schema import Report
 
 
@@ -64,7 +65,7 @@ def page(report: Report, advice: Recommendation | None) -> str:
         report=report,
         title=clean(f"{report.sweep} on {report.cluster}"),
         question=clean_long(report.question),
-        answer=clean_long(advice.sentence) if advice else "No cell has a number yet.",
+        answers=advice.answers if advice else [],
         advice=advice,
         summary=summary(report),
         filters=filters(report),

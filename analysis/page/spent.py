@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from analysis.answers import Choice, duration
 from analysis.columns import number
 from analysis.estimate import Estimate
 from analysis.labels import cell_name
@@ -20,7 +21,7 @@ from analysis.page.chart import (
     said,
     tags,
 )
-from analysis.recommend import Choice, Recommendation, duration
+from analysis.recommend import Recommendation
 from analysis.schema import Point, Report
 
 _MOST_BARS = 40
@@ -89,18 +90,8 @@ def pareto_chart(advice: Recommendation, report: Report) -> Chart | None:
     paid = all(choice.cost for choice in advice.measured)
     measured = sorted(advice.measured, key=lambda one: not one.on_front)[:_MOST_POINTS]
     settings = {point.cell_id: tags(point.settings) for point in report.cells}
-    front = sorted((choice for choice in measured if choice.on_front), key=lambda one: one.time_s.value)
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "front of time and cost",
-            "x": [exact(_spent(choice, paid).value) for choice in front],
-            "y": [exact(choice.time_s.value) for choice in front],
-            "line": {"color": MUTED, "dash": "dot", "width": 1.3, "shape": "vh"},
-            "hoverinfo": "skip",
-        }
-    ]
+    front = [choice for choice in measured if choice.on_front]
+    traces = [_front(answer.measured, paid, is_first=number == 0) for number, answer in enumerate(advice.answers)]
     groups: dict[tuple[tuple[str, str], ...], list[Choice]] = {}
     for choice in measured:
         groups.setdefault(tuple(settings.get(choice.cell_id or "", {}).items()), []).append(choice)
@@ -110,7 +101,7 @@ def pareto_chart(advice: Recommendation, report: Report) -> Chart | None:
         title="Time against cost, for each measured configuration",
         words=f"Time for {advice.samples:.3g} samples over {'cost' if paid else 'worker-hours'}; further down is "
         f"faster, further left is cheaper. {len(front)} of {len(advice.measured)} configurations are on the front: no "
-        "other is both faster and cheaper.",
+        "other for the same model and data is both faster and cheaper.",
         traces=traces,
         layout={
             "xaxis": {"title": {"text": "cost" if paid else "worker-hours"}}
@@ -131,6 +122,21 @@ def pareto_chart(advice: Recommendation, report: Report) -> Chart | None:
         notes=[f"{left_out} more configurations, none of them on the front, are not drawn."] if left_out else [],
         wide=True,
     )
+
+
+def _front(measured: Sequence[Choice], paid: bool, *, is_first: bool) -> dict[str, Any]:
+    """The line that joins the front of one task."""
+    front = sorted((one for one in measured if one.on_front), key=lambda one: one.time_s.value)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "front of time and cost",
+        "showlegend": is_first,
+        "x": [exact(_spent(one, paid).value) for one in front],
+        "y": [exact(one.time_s.value) for one in front],
+        "line": {"color": MUTED, "dash": "dot", "width": 1.3, "shape": "vh"},
+        "hoverinfo": "skip",
+    }
 
 
 def _spent(choice: Choice, paid: bool) -> Estimate:
