@@ -56,7 +56,9 @@ def answer(found: Sequence[Candidate], report: Report, goal: Goal, wanted: Wante
     sure = _probability_best(ordered, goal) if best else None
     front = on_front(ordered)
     return Answer(
-        sentence=_sentence(best, runner_up, like, sure, goal, wanted) + scopes_differ(ordered) * (goal == "energy"),
+        sentence=_sentence(best, runner_up, like, sure, goal, wanted)
+        + _cheapest(ordered, goal)
+        + scopes_differ(ordered) * (goal == "energy"),
         why=_why(best, report),
         best=choice(best, front) if best else None,
         runner_up=choice(runner_up, front) if runner_up else None,
@@ -112,20 +114,51 @@ def _sentence(
     hours = best.time_s * best.workers / 3600
     paid = f", {best.price:.3g} {best.currency}" if best.price_per_worker_hour is not None else ""
     used = f", {energy_words(best.energy.joules)}" if best.energy else ""
-    words = (
-        f"Run {best.label}: {wanted.samples:.3g} samples take {duration(time.value)} "
+    words = [
+        f"{_SUPERLATIVES[goal]}: run {best.label}. {wanted.samples:.3g} samples take {duration(time.value)} "
         f"{between(time)}, {hours:.3g} worker-hours{paid}{used}."
-    )
+    ]
+    words.append(_rivals(best, runner_up, like, sure, goal))
+    if best.repeats == 1:
+        words.append("With one repeat nothing is known of how runs differ: a first look and no decision.")
+    elif best.repeats < ENOUGH_REPEATS:
+        words.append(f"{best.repeats} repeats are few: the intervals may well be too narrow.")
     if best.repeats < ENOUGH_REPEATS:
-        words += f" {best.repeats} repeat{'s' * (best.repeats > 1)}, so intervals are too narrow: sweep.repeats=6."
+        words.append(f"Surer with the same command and sweep.repeats={ENOUGH_REPEATS}.")
+    return " ".join(words)
+
+
+_SUPERLATIVES: dict[Goal, str] = {"time": "Fastest", "cost": "Cheapest", "energy": "Least energy"}
+
+
+def _rivals(best: Candidate, runner_up: Candidate | None, like: Sequence[Candidate], sure: float, goal: Goal) -> str:
+    """How the best one stands against the others."""
     if runner_up is None:
-        return f"{words} It is the only one left."
+        return "It is the only one left."
     if like:
         names = "; ".join(one.label for one in like[:3]) + ("; ..." if len(like) > 3 else "")
-        return f"{words} The measurement cannot tell it from {names} ({sure:.0%} of the draws prefer it)."
+        return (
+            f"The measurement cannot tell it from these: {names}. It was best in {sure:.0%} of the bootstrap's draws."
+        )
     aim = AIMS[goal]
     by = aim.amount(runner_up) / aim.amount(best) - 1
-    return f"{words} Sure to {min(sure, 0.999):.1%}; the runner-up, {runner_up.label}, {aim.verb} {by:.0%} more."
+    surety = f"Sure to {min(sure, 0.999):.1%}; the" if best.repeats >= ENOUGH_REPEATS else "The"
+    return f"{surety} runner-up, {runner_up.label}, {aim.verb} {by:.0%} more."
+
+
+def _cheapest(ordered: Sequence[Candidate], goal: Goal) -> str:
+    """What the fastest one's price is, if another is cheaper; nothing where the goal is another."""
+    if goal != "time" or not ordered:
+        return ""
+    best, cheapest = ordered[0], min(ordered, key=AIMS["cost"].amount)
+    longer, less = cheapest.time_s / best.time_s - 1, 1 - cheapest.price / best.price
+    if cheapest is best or less < _WORTH_SAYING:
+        return ""
+    unit = "money" if best.price_per_worker_hour is not None else "worker-hours"
+    return f" Cheapest: {cheapest.label} takes {longer:.0%} longer and {less:.0%} less in {unit}."
+
+
+_WORTH_SAYING = 0.05
 
 
 def _why(best: Candidate | None, report: Report) -> str:

@@ -192,7 +192,7 @@ def summary(report: Report) -> list[str]:
     if runs.missing:
         lines.append("The sweep is not finished: the same command again runs what is missing.")
     if report.dropped:
-        lines.append(f"{len(report.dropped)} of the grid's cells dropped by the plan: see the last table.")
+        lines.append(f"{len(report.dropped)} of the grid's cells are dropped by the plan: their table says why.")
     if not report.strong and not report.weak:
         lines.append("No scaling series: no two cells differ in the number of workers alone.")
     lines += map(clean_long, unknown_energy(report.cells))

@@ -44,7 +44,8 @@ THRESHOLD = 0.1
 EXPLAINED = (
     "bottleneck (limit): what takes most of a step besides computing, with its share, which is the most that removing "
     f"it would save; `compute` where nothing else takes {THRESHOLD:.0%}; `unknown` where it could not be measured. "
-    "All shares, in words: `bottleneck` in scaling.json."
+    "Communication's share is what ranks waited within the window; `exposed` compares with steps without "
+    "synchronisation after it, so that the two need not agree. All shares, in words: `bottleneck` in scaling.json."
 )
 _WORDS: dict[Cause, str] = {
     "data": "waiting for data",
@@ -215,7 +216,7 @@ def _sentences(
         said = ["The bottleneck is unknown."]
     elif name == "compute":
         whole = "computing" if shares["launch"] is not None else "computing, with launch overhead and copies within it"
-        said = [f"Nothing else takes {THRESHOLD:.0%} of a step: {whole}, takes {share:.1%}."]
+        said = [f"Limited by {whole}: {share:.1%} of a step."]
     else:
         said = [
             f"{_WORDS[name][0].upper()}{_WORDS[name][1:]} takes {share:.1%} of a step: without it, a step of "
@@ -225,11 +226,11 @@ def _sentences(
         said.append(f"{slowest[0].upper()}{slowest[1:]}.")
     said.append(f"Besides: {', '.join(others)}.")
     if shares["communication"] is None:
-        said.append("Communication is unknown: this run has no steps without synchronisation; profile=true would tell.")
+        said.append("Communication is unknown: this strategy takes no step without it; profile=true would tell.")
     if by_profile:
         said.append("Communication is the profiled repeat's, waiting for slower ranks included.")
     if shares["stragglers"] is None:
-        said.append("Stragglers are unknown: this strategy has no moment from which on a rank waits for others.")
+        said.append("Stragglers are unknown: of this strategy nobody sees when a rank begins to wait.")
     if shares["launch"] is None and name != "compute":
         said.append("Launch overhead and copies are unknown: no profiled repeat.")
     return said

@@ -131,5 +131,32 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     sweep(tmp_path, cluster=PRICED)
     assert main([str(tmp_path), "--goal", "cost", "--deadline", "2h", "--max-workers", "4"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert out.startswith("Run 1 worker: 1e+06 samples take 93.8 min [93.")
+    assert out.startswith("Cheapest: run 1 worker. 1e+06 samples take 93.8 min [93.")
     assert "left out: 8 workers: 8 workers, more than 4" in out
+
+
+def test_few_repeats_are_never_sure_and_the_cheaper_one_is_named(tmp_path: Path) -> None:
+    """Four workers take 0.44 worker-seconds a step, one takes 0.36: it is 18 % cheaper, and 0.36 / 0.11 as slow."""
+    rng = np.random.default_rng(2)
+    for repeats, words in ((1, "a first look and no decision"), (2, "2 repeats are few")):
+        folder = tmp_path / str(repeats)
+        for workers, time_s in ((1, 0.36), (4, 0.11)):
+            for repeat in range(repeats):
+                steps_s = [time_s * float(factor) for factor in np.exp(rng.normal(0, 0.001, 4))]
+                synthetic.write(folder, [synthetic.record(synthetic.config(workers, repeat=repeat), steps_s)])
+        [one] = recommend(folder, "time", MILLION).answers
+        assert words in one.sentence
+        assert "Sure to" not in one.sentence
+        assert "sweep.repeats=6" in one.sentence
+        assert one.sentence.endswith("Cheapest: 1 worker takes 227% longer and 18% less in worker-hours.")
+
+
+def test_models_and_data_have_answers_of_their_own(tmp_path: Path) -> None:
+    """The faster model is no way to train the slower one."""
+    for name, factor in (("lenet", 1.0), ("mlp", 0.1)):
+        sweep(tmp_path, {workers: factor * time_s for workers, time_s in STEPS_S.items()}, workload={"name": name})
+    result = recommend(tmp_path, "time", Wanted(samples=1e6, max_workers=4))
+    assert [one.best.label for one in result.answers if one.best] == ["lenet, 4 workers", "mlp, 4 workers"]
+    assert [one.runner_up.label for one in result.answers if one.runner_up] == ["lenet, 2 workers", "mlp, 2 workers"]
+    assert [choice.label for choice in result.measured][:3] == ["mlp, 4 workers", "mlp, 2 workers", "mlp, 1 worker"]
+    assert sum(choice.on_front for choice in result.measured) == 6

@@ -124,7 +124,7 @@ def _intervals(report: Report) -> Judged:
         return "does not apply", "Nothing is measured yet."
     least, most = repeats
     shown = str(least) if least == most else f"{least} to {most}"
-    words = f"Times vary, so each has a 95 % interval ({DRAWS} bootstrap draws) from {shown} repeats"
+    words = f"Times vary, so each has a 95 % interval ({DRAWS} bootstrap draws) from {shown} repeat{'s' * (most > 1)}"
     if least >= ENOUGH_REPEATS:
         return "met", f"{words}."
     if least > 1:
