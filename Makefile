@@ -6,7 +6,7 @@ SIZE    ?= full
 RESULTS ?= results
 ARGS    ?=
 PYTHON_FOR_VENV ?= python3
-TEST_PROCESSES  ?= 2
+TEST_PROCESSES  ?= 3
 
 PYTHON := .venv/bin/python
 STAMP  := .venv/.requirements.lock
@@ -57,7 +57,7 @@ check: $(STAMP) ## format, lint, types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
-# Two at a time first, then by itself what judges times; the gate is for both together.
+# Several at a time first, since many tests wait; then by itself what judges times. The gate is for both together.
 test: $(STAMP) ## all tests, with the coverage gate
 	$(PYTHON) -m pytest -m "not cluster and not alone" --cov --cov-report= --cov-fail-under=0 \
 	  --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder

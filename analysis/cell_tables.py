@@ -97,6 +97,16 @@ _KIND_NOTES: dict[Kind, list[str]] = {
 }
 
 
+def _base_notes(report: Report) -> list[str]:
+    """What a speed-up of a sweep over strategies must not be taken for."""
+    if "strategy" not in report.setting_keys:
+        return []
+    return [
+        "N0 is the same strategy's fewest workers: a strategy that is slow on one worker has an easy base. Against "
+        "`single`, compare times."
+    ]
+
+
 def scaling_table(report: Report, kind: Kind) -> TextTable | None:
     """The table of one kind of scaling; None where the sweep has no series of it."""
     found = report.strong if kind == "strong" else report.weak
@@ -140,6 +150,7 @@ def scaling_table(report: Report, kind: Kind) -> TextTable | None:
         notes=[
             *marks.lines(),
             *_KIND_NOTES[kind],
+            *_base_notes(report),
             *bottleneck_notes(points),
             *amount_notes(points, report.currency),
             *interval_notes(points),

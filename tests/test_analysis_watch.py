@@ -220,7 +220,7 @@ def in_a_terminal(folder: Path, rows: int) -> Iterator[tuple[subprocess.Popen[by
 
 def read_until(terminal: int, *words: str) -> str:
     """What the terminal got, up to where all words have come."""
-    text, until = "", time.monotonic() + 60
+    text, until = "", time.monotonic() + 240
     while not all(word in text for word in words):
         assert time.monotonic() < until, text
         try:

@@ -267,7 +267,9 @@ def test_no_process_stands_between_a_signal_and_the_runtime(fake: Fake) -> None:
         (["--allow"], "--allow needs a name"),
     ],
 )
-def test_run_refuses_in_one_line(arguments: list[str], said: str) -> None:
+def test_run_refuses_in_one_line(arguments: list[str], said: str, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without Apptainer, too: the runtime's stand-in is never started."""
+    monkeypatch.setenv("PATH", f"{fake('apptainer', 'exit 9').parent}:/usr/bin:/bin")
     command = ["bash", str(PROJECT / "containers" / "run.sh"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

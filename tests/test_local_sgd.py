@@ -194,7 +194,7 @@ def test_workers_drift_as_plain_loops_do(workers: int, name: str, outcome: Any) 
     first, second = (
         {name: value.detach() for name, value in worker.model.named_parameters()} for worker in loops.workers[:2]
     )
-    bound = 1e-4 if name in ("fp16", *BATCH_NORM) else 1e-5
+    bound = 1e-4 if name in ("fp16", *BATCH_NORM) else 2e-5  # CPUs differ in how they sum
     assert largest_difference(result.parameters, first) < bound
     assert largest_difference(result.buffers, dict(loops.workers[0].model.named_buffers())) < bound
     assert largest_difference(first, second) > 20 * bound, "the workers must have drifted apart"

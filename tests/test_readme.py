@@ -53,6 +53,7 @@ def test_the_readme_has_commands() -> None:
     assert set(COMMANDS) >= RUN_ELSEWHERE
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
 def test_commands_run(clone: Path, command: str) -> None:
     """In the README's order, in one clone, so that later commands find the results of earlier ones."""

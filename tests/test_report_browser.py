@@ -129,7 +129,9 @@ def test_a_filter_hides_rows_traces_and_charts(page: Page, report: Path) -> None
     assert set(page.run(cost)) == {"front of time and cost", "mlp", "lenet"}
     page.run(f"({CHOOSE})('mlp')")
     assert set(page.run(f"({COLUMN})('workload')")) == {"mlp"}
-    assert page.run("document.querySelector('output').textContent") == "39 of 78 rows"  # strong 32, weak 28, laws 18
+    assert (
+        page.run("document.querySelector('output').textContent") == "54 of 108 rows"
+    )  # strong 32, weak 28, laws 18, limits 30
     assert len(page.run(titles)) == 9
     assert not [title for title in page.run(titles) if "lenet" in title]
     assert set(page.run(cost)) == {"front of time and cost", "mlp"}

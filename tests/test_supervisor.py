@@ -212,12 +212,13 @@ def test_a_fault_before_the_window_names_its_phase(make_run: MakeRun, tmp_path: 
 
 def test_a_hung_worker_is_ended_and_says_where_it_was(make_run: MakeRun, tmp_path: Path) -> None:
     started = time.monotonic()
-    record = supervise(faulty(make_run, "hang", workload__call=5, hang_limit_s=2), tmp_path)
-    assert time.monotonic() - started < 20
+    # Long enough for a cold start on a busy machine, which shows no progress either.
+    record = supervise(faulty(make_run, "hang", workload__call=5, hang_limit_s=15), tmp_path)
+    assert time.monotonic() - started < 60
     assert record.status == "timeout"
     assert record.reason is not None
     assert record.reason.kind == "hang"
-    assert "no progress for hang_limit_s=2" in record.reason.message
+    assert "no progress for hang_limit_s=15" in record.reason.message
     assert "step 3 of 8" in record.reason.message
     logs = "".join(path.read_text() for path in (tmp_path / "attempt1").glob("*.log"))
     assert "faulty.py" in logs, "the stacks of hung workers belong in their logs"
