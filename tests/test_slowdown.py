@@ -36,10 +36,13 @@ def test_work_takes_the_factor_of_its_time(factor: float) -> None:
         return torch.zeros(())
 
     slowed = SlowedStep(step=step, slowdown=slowdown)
-    started = time.perf_counter()
-    for _ in range(5):
+    times_s = []
+    for _ in range(10):
+        started = time.perf_counter()
         slowed(BATCH)
-    assert (time.perf_counter() - started) / 5 == pytest.approx(0.015 * factor + 0.010, rel=0.1)
+        times_s.append(time.perf_counter() - started)
+    # The quickest of them: a busy machine wakes a sleeper late, never early.
+    assert min(times_s) == pytest.approx(0.015 * factor + 0.010, rel=0.1)
 
 
 @pytest.mark.alone

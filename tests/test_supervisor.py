@@ -110,14 +110,17 @@ def test_training_learns(make_run: MakeRun, tmp_path: Path) -> None:
 @pytest.mark.alone
 def test_twice_the_steps_same_throughput(make_run: MakeRun, tmp_path: Path) -> None:
     """Side by side: sleeping steps of a known length, so that the machine's noise does not decide."""
-    rates = []
+    rates, quickest_s = [], []
     for steps in (10, 20):
         run = faulty(make_run, "sleep", workers=1, strategy="single", workload__rank=0, steps=steps, evaluate=False)
         window = window_of(supervise(run, tmp_path / str(steps)))
         rates.append(sum(window.samples) / window.spans[0].wall_time_s)
+        quickest_s.append(min(window.step_time_s))
         assert window.spans[0].wall_time_s == pytest.approx(sum(window.step_time_s), rel=0.02)
-    assert rates[0] == pytest.approx(rates[1], rel=0.1)
-    assert rates[0] == pytest.approx(16 / 0.021, rel=0.1)
+    assert rates[0] == pytest.approx(rates[1], rel=0.3)
+    # A busy machine wakes a sleeper late, never early: the quickest step is as long as it sleeps.
+    assert quickest_s == pytest.approx([0.021, 0.021], rel=0.1)
+    assert rates[0] == pytest.approx(16 / 0.021, rel=0.4)
 
 
 @pytest.mark.alone

@@ -119,13 +119,14 @@ def test_a_node_that_dies_is_a_failed_node(nodes: Nodes) -> None:
 def test_what_both_nodes_have_measured_when_their_time_is_over(nodes: Nodes) -> None:
     """Whichever ends its workers first, the other's lose their peer: they leave their steps as well."""
     fault = ("workload=faulty", "workload.fault=sleep", "workload.sleep_s=0.1")
-    nodes.start(*fault, "workers=2", "global_batch=64", "steps=2000", "run_limit_s=30")
+    nodes.start(*fault, "workers=2", "global_batch=64", "steps=2000", "run_limit_s=60")
     nodes.finish()
     record = nodes.record()
     assert (record.status, record.reason and record.reason.kind) == ("timeout", "run_limit")
     assert record.window is not None
     assert record.window.samples == [64] * len(record.window.step_time_s)
-    assert sorted(record.window.step_time_s)[len(record.window.step_time_s) // 2] == pytest.approx(0.1, rel=0.2)
+    # Of the quickest step: a busy machine wakes a sleeper late, never early.
+    assert min(record.window.step_time_s) == pytest.approx(0.1, rel=0.2)
     assert [rank.rank for rank in record.ranks] == [0, 1]
 
 
