@@ -137,8 +137,11 @@ def said(making: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def image_in_making(workshop: Path) -> Iterator[subprocess.Popen[str]]:
-    """It begins here; `image` waits for it."""
+def image_in_making(workshop: Path, slurm_is_up: None) -> Iterator[subprocess.Popen[str]]:
+    """It begins here; `image` waits for it.
+
+    After Slurm's packages are there: while apt renews its lists, it names no mirror to build from.
+    """
     subprocess.run([PROJECT / "containers" / "install-apptainer.sh"], check=True, timeout=300)
     making = make_image(workshop)
     yield making
