@@ -6,7 +6,7 @@ SIZE    ?= full
 RESULTS ?= results
 ARGS    ?=
 PYTHON_FOR_VENV ?= python3
-TEST_PROCESSES  ?= 3
+TEST_PROCESSES  ?= 2
 
 PYTHON := .venv/bin/python
 STAMP  := .venv/.requirements.lock
