@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -9,7 +10,7 @@ import numpy as np
 
 from analysis.candidates import Candidate, Wanted, on_front
 from analysis.estimate import Estimate
-from analysis.goals import AIMS, Goal, energy_words, scopes_differ
+from analysis.goals import AIMS, Goal, energy_words, scopes_differ, unit_for
 from analysis.schema import Report
 from analysis.statistics import ENOUGH_REPEATS, estimate
 
@@ -177,18 +178,14 @@ def _why(best: Candidate | None, report: Report) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: `45.2 s`, `3.1 min`, `2.4 h`, `5 days`."""
-    unit, size = _unit_of(seconds)
+    unit, size = unit_for(seconds, _SECONDS)
     return f"{seconds / size:.3g} {unit}"
 
 
 def between(time: Estimate) -> str:
     """The interval of a duration, in the unit of its middle."""
-    size = _unit_of(time.value)[1]
+    size = unit_for(time.value, _SECONDS)[1]
     return f"[{time.low / size:.3g}, {time.high / size:.3g}]"
 
 
-def _unit_of(seconds: float) -> tuple[str, float]:
-    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0)):
-        if seconds < limit:
-            return unit, size
-    return "days", 86400.0
+_SECONDS = ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0), (math.inf, "days", 86400.0))

@@ -63,12 +63,13 @@ def scopes_differ(found: Sequence[Candidate]) -> str:
 
 def energy_words(joules: float) -> str:
     """Joules as people say them: `850 J`, `12.3 kJ`, `4.56 MJ`, `1.2 GJ`."""
-    unit, size = _unit_of(joules)
+    unit, size = unit_for(joules, _JOULES)
     return f"{joules / size:.3g} {unit}"
 
 
-def _unit_of(joules: float) -> tuple[str, float]:
-    for limit, unit, size in ((1e3, "J", 1.0), (1e6, "kJ", 1e3), (1e9, "MJ", 1e6)):
-        if joules < limit:
-            return unit, size
-    return "GJ", 1e9
+_JOULES = ((1e3, "J", 1.0), (1e6, "kJ", 1e3), (1e9, "MJ", 1e6), (math.inf, "GJ", 1e9))
+
+
+def unit_for(amount: float, units: Sequence[tuple[float, str, float]]) -> tuple[str, float]:
+    """The unit to say an amount in, and its size: the first whose limit, the largest last, lies above."""
+    return next(((unit, size) for limit, unit, size in units if amount < limit), units[-1][1:])

@@ -25,7 +25,6 @@ from analysis.series import build_report
 from benchmarks.errors import UserError
 
 DEFAULT_SAMPLES = 1_000_000.0
-_SURE = 0.95
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
