@@ -54,11 +54,13 @@ class Sweeps:
     def ended(self, results: str, limit_s: float = 180) -> dict[str, int]:
         """How many runs ended in each state, when none is in Slurm's hands any more."""
         deadline_s = time.monotonic() + limit_s
-        counts: dict[str, int] = self.status(results)["counts"]
-        while {"submitted", "running"} & set(counts):
-            assert time.monotonic() < deadline_s, self.status(results)
+        status = self.status(results)
+        while {"submitted", "running"} & set(status["counts"]):
+            assert time.monotonic() < deadline_s, status
             time.sleep(1.0)
-            counts = self.status(results)["counts"]
+            status = self.status(results)
+        print(*(record.reason for record in self.records(results) if record.reason), sep="\n")  # why, if a test fails
+        counts: dict[str, int] = status["counts"]
         return counts
 
     def until(self, results: str, test: Callable[[list[dict[str, Any]]], bool], limit_s: float = 120) -> None:
