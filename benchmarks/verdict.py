@@ -14,6 +14,9 @@ from benchmarks.team import Word
 from benchmarks.watch import Ending
 
 _LOG_TAIL_LINES = 20
+_FORKED_FROM_NOBODY = 255
+"""What `multiprocessing` says of a process whose fork server is gone. The out-of-memory killer takes it next where the
+worker that it has killed is slow to let go of its memory."""
 
 
 def of_node(logs: Path, ended: agent.Exit, results: Sequence[RankResult], oom_kills: int) -> Word:
@@ -103,7 +106,7 @@ def _death(logs: Path, ended: agent.Exit, rank: int, oom_kills: int) -> Word:
         return of_interruption(signal.SIGTERM, logs.parents[1], phase)
     by_signal = -ended.code in set(signal.Signals)
     kind = f"signal {signal.Signals(-ended.code).name}" if by_signal else f"exit {ended.code}"
-    out_of_memory = oom_kills > 0 and -ended.code == signal.SIGKILL
+    out_of_memory = oom_kills > 0 and ended.code in (-signal.SIGKILL, _FORKED_FROM_NOBODY)
     message = f"rank {rank} ended by {kind}" + (": the kernel's out-of-memory killer" if out_of_memory else "")
     reason = Reason(phase=phase, kind=kind, message=message, rank=rank, log_tail=_log_tail(logs, rank))
     return Word(status="oom" if out_of_memory else "error", reason=reason)

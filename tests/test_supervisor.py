@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import agent, watch
+from benchmarks import agent, supervisor, watch
 from benchmarks.config import RunConfig
 from benchmarks.record import RECORD_NAME, Record, Window, read_record
 from benchmarks.supervisor import supervise as supervise_any
@@ -198,6 +198,20 @@ def test_a_worker_that_fails_is_the_reason(
     if fault != "kill":
         assert any("faulty.py" in line for line in record.reason.log_tail)
     assert sum(record.ledger.values()) == pytest.approx(record.wall_time_s, rel=1e-6)
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("kill", "signal SIGKILL"), ("orphan", "exit 255")])
+@pytest.mark.parametrize(("kills", "status"), [(0, "error"), (1, "oom")])
+def test_the_kernel_says_whether_memory_was_the_cause(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, kind: str, kills: int, status: str
+) -> None:
+    """Its killer may take the fork server, too, and then no exit code tells the signal."""
+    counts = iter([3, 3 + kills])
+    monkeypatch.setattr(supervisor, "count_oom_kills", lambda: next(counts))
+    record = supervise(faulty(make_run, fault, workers=1, workload__rank=0, workload__call=5), tmp_path)
+    assert (record.status, record.reason and record.reason.kind) == (status, kind)
+    assert record.reason
+    assert ("out-of-memory" in record.reason.message) == bool(kills)
 
 
 def test_a_lost_peer_is_a_communication_error(make_run: MakeRun, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class _Faulty(nn.Module):
             "fill": self._fill,
             "hang": lambda: time.sleep(3600),
             "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "orphan": self._orphan,
             "nan": lambda: None,
             "late": lambda: None,
             "leave": self._leave,
@@ -78,6 +79,12 @@ class _Faulty(nn.Module):
     def _fill(self) -> None:
         """Take memory that is really there, step by step, until there is none."""
         self.hoard.append(torch.ones(2**26))
+
+    @staticmethod
+    def _orphan() -> None:
+        """The fork server goes with its worker, and nobody is left to say how that ended."""
+        for pid in (os.getppid(), os.getpid()):
+            os.kill(pid, signal.SIGKILL)
 
     @staticmethod
     def _leave() -> None:
