@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _PANEL_WIDTH_IN, _PANEL_HEIGHT_IN = 3.5, 3.3
 _MOSTLINES = 8
 _MOST_ROWS = 6
+_MOST_PARTS = 2
+"""Of one workload: nobody reads more than sixteen lines, and a sweep of hundreds of series would take a minute."""
 _LONGEST_LABEL = 24
 
 
@@ -81,36 +83,36 @@ def _of_kind(report: Report, kind: Kind) -> list[Series]:
 
 
 def _rows(report: Report) -> list[tuple[str, dict[Kind, list[Series]]]]:
-    """Title and series of each row of panels: one for a workload, more where its series would crowd a panel."""
+    """Title and series of each row of panels: one for a workload, two where its series would crowd a panel."""
     groups: dict[str, dict[Kind, list[Series]]] = defaultdict(dict)
     for kind in _kinds(report):
         for series in _of_kind(report, kind):
             groups[series.group].setdefault(kind, []).append(series)
     rows = []
     for group, kinds in groups.items():
-        parts = math.ceil(max(map(len, kinds.values())) / _MOSTLINES)
+        parts = min(_MOST_PARTS, math.ceil(max(map(len, kinds.values())) / _MOSTLINES))
         for part in range(parts):
             title = plain_text(group, _LONGEST_LABEL) + (f" ({part + 1} of {parts})" if parts > 1 else "")
             shown = slice(part * _MOSTLINES, (part + 1) * _MOSTLINES)
             rows.append((title, {kind: series[shown] for kind, series in kinds.items()}))
-    return rows
+    return rows[:_MOST_ROWS]
 
 
 def _draw(report: Report, rows: Sequence[tuple[str, dict[Kind, list[Series]]]], measure: _Measure) -> Figure:
     from matplotlib.figure import Figure
 
-    kinds, drawn = _kinds(report), rows[:_MOST_ROWS]
-    size = (_PANEL_WIDTH_IN * len(kinds), _PANEL_HEIGHT_IN * len(drawn))
+    kinds = _kinds(report)
+    size = (_PANEL_WIDTH_IN * len(kinds), _PANEL_HEIGHT_IN * len(rows))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(drawn), len(kinds), squeeze=False)
-    for (title, of_kind), line in zip(drawn, panels, strict=True):
+    panels = figure.subplots(len(rows), len(kinds), squeeze=False)
+    for (title, of_kind), line in zip(rows, panels, strict=True):
         for kind, axes in zip(kinds, line, strict=True):
             if of_kind.get(kind):
                 axes.set_title(f"{measure.title}, {kind} scaling: {title}")
                 _panel(axes, of_kind[kind], kind, measure)
             else:
                 axes.set_axis_off()
-    left_out = sum(len(series) for _, of_kind in rows[_MOST_ROWS:] for series in of_kind.values())
+    left_out = len(report.strong) + len(report.weak) - sum(len(found) for _, of in rows for found in of.values())
     if left_out:
         figure.supxlabel(f"{left_out} more series are in the tables only", fontsize=7, color=GREY)
     return figure

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import command
@@ -38,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from analysis.exports import exporters
-    from analysis.scaling import print_tables, write_files
+    from analysis.scaling import files_of, print_tables
     from analysis.watch import look
 
     export = exporters(options.export)
@@ -47,10 +46,10 @@ def _run(options: argparse.Namespace) -> int:
     advice = advise(loaded, report, options.goal)
     command.tell_warnings(report.problems)
     out = command.chosen_out(options, folder)
-    paths = write_files(report, out, with_figures=not options.no_figures)
-    paths += [one(loaded, report, out) for one in export]
-    paths += write_page(report, advice, out)
-    print_tables(report, paths)
+    files = files_of(report, with_figures=not options.no_figures)
+    files |= page_files(report, advice, files["scaling.md"].decode())
+    paths = command.write_all(out, files)
+    print_tables(report, [*(one(loaded, report, out) for one in export), *paths])
     return 0
 
 
@@ -64,18 +63,20 @@ def advise(loaded: Loaded, report: Report, goal: Goal = "time") -> Recommendatio
     return choose(loaded, report, goal, Wanted(samples=DEFAULT_SAMPLES))
 
 
-def write_page(report: Report, advice: Recommendation | None, out: Path) -> list[Path]:
-    """Write the page and its numbers; the page last, so that its path ends what is printed.
+def page_files(report: Report, advice: Recommendation | None, scaling: str) -> dict[str, bytes]:
+    """The page and its numbers, name to content; the page last, so that its path ends what is printed.
 
-    Raises:
-        UserError: the folder cannot be written.
+    Args:
+        report: Of the sweep.
+        advice: What to run.
+        scaling: The text of `scaling.md`, which is a part of `report.md`.
     """
     from analysis import results
     from analysis.page.assemble import page
     from analysis.parquet import results_parquet
 
     files = {
-        "report.md": results.report_markdown(report, advice).encode(),
+        "report.md": results.report_markdown(report, advice, scaling).encode(),
         "results.csv": results.results_csv(report).encode(),
         "dictionary.csv": results.dictionary_csv(report).encode(),
     }
@@ -83,7 +84,7 @@ def write_page(report: Report, advice: Recommendation | None, out: Path) -> list
         files["results.parquet"] = results_parquet(report)
     except UserError as error:
         command.tell_warnings([f"left out: {error}"])
-    return command.write_all(out, files | {"report.html": page(report, advice).encode()})
+    return files | {"report.html": page(report, advice).encode()}
 
 
 if __name__ == "__main__":

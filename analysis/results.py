@@ -22,7 +22,7 @@ from analysis.page.rules import rules
 from analysis.page.tables import ShownTable, diagnosis_shown, laws_table, origins_table
 from analysis.recommend import Recommendation
 from analysis.schema import Point, Report, ScalingPoint, Series
-from analysis.tables import escape_markdown, markdown, write_csv
+from analysis.tables import escape_markdown, write_csv
 
 _PLAIN = ("cell_id", "status", "reason", "workers", "global_batch", "batch_per_worker", "repeats_planned", "repeats_ok")
 _ESTIMATES = ("step_time_s", "throughput_samples_per_s", "epoch_time_s")
@@ -93,10 +93,9 @@ def dictionary_csv(report: Report) -> str:
     return write_csv(["column", "unit", "meaning"], [[one.name, one.unit, one.meaning] for one in columns(report)])
 
 
-def report_markdown(report: Report, advice: Recommendation | None) -> str:
-    """The page as text: the answer, the tables, the laws, provenance and the rules."""
-    whole = markdown(report, [])
-    title, _, tables = whole.partition("\n\n")
+def report_markdown(report: Report, advice: Recommendation | None, scaling: str) -> str:
+    """The page as text: the answer, then `scaling`, which is the Markdown of all tables; laws, provenance, rules."""
+    title, _, tables = scaling.partition("\n\n")
     told = [line for one in advice.answers for line in _told(one)] if advice else ["**No cell has a number yet.**"]
     parts = [title, *told, tables.rstrip()]
     parts += [_table(table) for table in (diagnosis_shown(report), laws_table(report), origins_table(report)) if table]

@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     loaded, report = watch(folder, command.console()) if options.watch else look(folder)
     command.tell_warnings(report.problems)
     out = command.chosen_out(options, folder)
-    paths = write_files(report, out, with_figures=not options.no_figures)
+    paths = command.write_all(out, files_of(report, with_figures=not options.no_figures))
     paths += [one(loaded, report, out) for one in export]
     if options.json:
         command.print_json(report)
@@ -70,12 +70,8 @@ def print_tables(report: Report, paths: Sequence[Path]) -> None:
     command.print_paths(paths, console)
 
 
-def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
-    """Write all formats, each file whole or not at all.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+def files_of(report: Report, *, with_figures: bool) -> dict[str, bytes]:
+    """All tables in all formats, and the figures: name to content."""
     from analysis import exports, tables
 
     files: dict[str, bytes] = {}
@@ -100,7 +96,7 @@ def write_files(report: Report, out: Path, *, with_figures: bool) -> list[Path]:
         files["trials.csv"] = tables.trials_csv(report).encode()
     if report.study:
         files["study.csv"] = tables.study_csv(report).encode()
-    return command.write_all(out, files)
+    return files
 
 
 if __name__ == "__main__":

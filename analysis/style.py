@@ -28,6 +28,7 @@ LINES: tuple[Any, ...] = (
     (0, (1, 2)),
 )
 GREY = "0.45"
+_DPI = 300
 COLOURS = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161"),
     *("#fbafe4", "#949494", "#ece133", "#56b4e9"),
@@ -39,18 +40,26 @@ def figure_files(drawings: Mapping[str, Callable[[], Figure]]) -> dict[str, byte
     """Figures as files: name to content, PNG and SVG."""
     import matplotlib as mpl
 
-    mpl.use("Agg")
-    files = {}
+    files: dict[str, bytes] = {}
     with warnings.catch_warnings(), mpl.rc_context():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks is drawn as boxes
         _set_style()
         for name, draw in drawings.items():
-            figure = draw()
-            for kind, options in (("png", {"dpi": 300}), ("svg", {"metadata": {"Date": None}})):
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, **options)
-                files[f"{name}.{kind}"] = buffer.getvalue()
+            files |= _files(name, draw())
     return files
+
+
+def _files(name: str, figure: Figure) -> dict[str, bytes]:
+    """By the canvases themselves: `savefig` draws each file twice and lays the figure out anew for each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.set_dpi(_DPI)
+    FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    return {f"{name}.png": png.getvalue(), f"{name}.svg": svg.getvalue()}
 
 
 def _set_style() -> None:

@@ -19,7 +19,7 @@ import msgspec
 from benchmarks.energy import Energy
 from benchmarks.profile import RankProfile
 
-Read = TypeVar("Read")
+Read = TypeVar("Read", "Head", "Record")
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -269,12 +269,20 @@ def read_head(path: Path) -> Head:
 def _read(path: Path, decode: Callable[[bytes], Read]) -> Read:
     try:
         content = path.read_bytes()
-        version = _decode_version(content).schema_version
-        if version != SCHEMA_VERSION:
-            raise RecordError(f"{path}: schema version {version}, this program reads version {SCHEMA_VERSION}")
-        return decode(content)
+        try:
+            found = decode(content)
+        except msgspec.ValidationError:
+            _check_version(path, _decode_version(content).schema_version)  # then that is why
+            raise
+        _check_version(path, found.schema_version)
+        return found
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: not a readable record ({error})") from error
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version != SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema version {version}, this program reads version {SCHEMA_VERSION}")
 
 
 def write_record(folder: Path, record: Record) -> Path:

@@ -86,10 +86,11 @@ def test_figures_of_many_series_and_hostile_names(tmp_path: Path) -> None:
     synthetic.write(tmp_path, records)
     report = build_report(load_cells(tmp_path))
     rows = plots._rows(report)
-    assert [len(kinds["strong"]) for _, kinds in rows] == [8, 8, 2]
+    assert [len(kinds["strong"]) for _, kinds in rows] == [8, 8]
     files = plots.figures(report)
     assert set(files) == FIGURES
     assert b"<script" not in files["speedup.svg"]
+    assert b"2 more series are in the tables only" in files["speedup.svg"]
 
 
 def test_tick_labels_do_not_touch() -> None:

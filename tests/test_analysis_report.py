@@ -34,7 +34,7 @@ from analysis.results import dictionary_csv, report_markdown, results_csv
 from analysis.schema import Report
 from analysis.series import build_report
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
-from analysis.tables import all_tables, escape_markdown
+from analysis.tables import all_tables, escape_markdown, markdown
 from benchmarks.record import ModelSize
 from benchmarks.sweep import Dropped
 from tests import synthetic
@@ -631,7 +631,7 @@ def test_markdown_has_the_answer_the_tables_and_the_rules(demo: Path) -> None:
     report = build_report(loaded)
     advice = advise(loaded, report)
     assert advice is not None
-    text = report_markdown(report, advice)
+    text = report_markdown(report, advice, markdown(report, []))
     assert (
         text.index(escape_markdown(advice.answers[0].sentence))
         < text.index("## Strong scaling")
