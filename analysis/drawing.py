@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, zip_longest
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +12,7 @@ from analysis.axes import FEW_POINTS, plain_axes, reach, sides
 from analysis.columns import clean_long, number
 from analysis.points import history, scatter
 from analysis.study_schema import Panel, PanelPoint, PanelSeries, Study
-from analysis.style import COLOURS, LINES, MARKERS, figure_files, plain_text
+from analysis.style import COLOURS, LINES, MARKERS, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,10 +37,10 @@ _SHORT_LABEL = 20
 """Labels up to this length stand in two columns."""
 
 
-def study_figure(study: Study) -> dict[str, bytes]:
-    """The figure as files: name to content, PNG and SVG. Empty where no panel has a number yet."""
+def study_drawing(study: Study) -> dict[str, Callable[[], Figure]]:
+    """What draws the figure, by its name. Empty where no panel has a number yet."""
     panels = [panel for panel in study.panels if any(series.points for series in panel.series)]
-    return figure_files({"study": lambda: _draw(panels)}) if panels else {}
+    return {"study": lambda: _draw(panels)} if panels else {}
 
 
 def _draw(panels: Sequence[Panel]) -> Figure:

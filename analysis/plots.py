@@ -13,7 +13,7 @@ from analysis import metrics
 from analysis.columns import OVERSUBSCRIBED
 from analysis.estimate import Estimate
 from analysis.schema import Kind, Report, ScalingPoint, Series
-from analysis.style import GREY, LINES, MARKERS, figure_files, plain_text
+from analysis.style import GREY, LINES, MARKERS, plain_text
 from benchmarks.variants import VARIANT_AXES
 
 if TYPE_CHECKING:
@@ -64,13 +64,12 @@ _MEASURES = (
 )
 
 
-def figures(report: Report) -> dict[str, bytes]:
-    """All figures as files: name to content, PNG and SVG. Empty where no series has a number yet."""
-    rows = _rows(report)
+def scaling_drawings(report: Report) -> dict[str, Callable[[], Figure]]:
+    """What draws each figure, by its name. Empty where no series has a number yet."""
     if not any(series.base for series in [*report.strong, *report.weak]):
         return {}
-    drawings = {measure.name: partial(_draw, report, rows, measure) for measure in _MEASURES}
-    return figure_files(drawings)
+    rows = _rows(report)
+    return {measure.name: partial(_draw, report, rows, measure) for measure in _MEASURES}
 
 
 def _kinds(report: Report) -> list[Kind]:

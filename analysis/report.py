@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis import command
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from analysis.exports import exporters
-    from analysis.scaling import files_of, print_tables
+    from analysis.scaling import all_files, print_tables
     from analysis.watch import look
 
     export = exporters(options.export)
@@ -46,8 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     advice = advise(loaded, report, options.goal)
     command.tell_warnings(report.problems)
     out = command.chosen_out(options, folder)
-    files = files_of(report, with_figures=not options.no_figures)
-    files |= page_files(report, advice, files["scaling.md"].decode())
+    files = all_files(report, with_figures=not options.no_figures, further=partial(page_files, report, advice))
     paths = command.write_all(out, files)
     print_tables(report, [*(one(loaded, report, out) for one in export), *paths])
     return 0

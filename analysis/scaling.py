@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     loaded, report = watch(folder, command.console()) if options.watch else look(folder)
     command.tell_warnings(report.problems)
     out = command.chosen_out(options, folder)
-    paths = command.write_all(out, files_of(report, with_figures=not options.no_figures))
+    paths = command.write_all(out, all_files(report, with_figures=not options.no_figures))
     paths += [one(loaded, report, out) for one in export]
     if options.json:
         command.print_json(report)
@@ -70,20 +70,33 @@ def print_tables(report: Report, paths: Sequence[Path]) -> None:
     command.print_paths(paths, console)
 
 
-def files_of(report: Report, *, with_figures: bool) -> dict[str, bytes]:
-    """All tables in all formats, and the figures: name to content."""
+def all_files(
+    report: Report, *, with_figures: bool, further: Callable[[str], dict[str, bytes]] = lambda _: {}
+) -> dict[str, bytes]:
+    """The figures, all tables in all formats, and further files: name to content.
+
+    Args:
+        report: Of the sweep.
+        with_figures: Whether there are to be any.
+        further: Makes more files from the text of `scaling.md`, while figures of a large sweep are drawn.
+    """
+    from analysis.figures import being_drawn, figure_names
+
+    if not with_figures:
+        return _with_tables(report, [], further)
+    with being_drawn(report) as drawn:
+        files = _with_tables(report, figure_names(report), further)
+        return drawn() | files
+
+
+def _with_tables(
+    report: Report, figures: Sequence[str], further: Callable[[str], dict[str, bytes]]
+) -> dict[str, bytes]:
     from analysis import exports, tables
 
-    files: dict[str, bytes] = {}
-    if with_figures:
-        from analysis.drawing import study_figure
-        from analysis.plots import figures
-
-        files |= study_figure(report.study) if report.study else {}
-        files |= figures(report) if report.study is None or report.study.with_scaling else {}
-    shown = [name for name in files if name.endswith(".png")]
-    files |= {
-        "scaling.md": tables.markdown(report, shown).encode(),
+    markdown = tables.markdown(report, figures)
+    files = {
+        "scaling.md": markdown.encode(),
         "scaling.tex": tables.latex(report).encode(),
         "scaling.json": msgspec.json.format(msgspec.json.encode(report), indent=2),
         "strong.csv": tables.scaling_csv(report, report.strong).encode(),
@@ -96,7 +109,7 @@ def files_of(report: Report, *, with_figures: bool) -> dict[str, bytes]:
         files["trials.csv"] = tables.trials_csv(report).encode()
     if report.study:
         files["study.csv"] = tables.study_csv(report).encode()
-    return files
+    return files | further(markdown)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import plots
+from analysis import figures, plots
 from analysis.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
@@ -73,7 +73,21 @@ def test_axes_have_units_ticks_at_measured_workers_and_a_legend_with_n(small: Re
 
 def test_nothing_measured_makes_no_figure(tmp_path: Path) -> None:
     synthetic.write(tmp_path, [synthetic.failed(synthetic.config(n), "oom") for n in (1, 2)])
-    assert plots.figures(build_report(load_cells(tmp_path))) == {}
+    assert figures.figure_names(build_report(load_cells(tmp_path))) == []
+
+
+def drawn(report: Report) -> dict[str, bytes]:
+    with figures.being_drawn(report) as files:
+        return files()
+
+
+def test_a_large_sweeps_figures_are_drawn_elsewhere_and_are_the_same(
+    small: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = drawn(small)
+    monkeypatch.setattr(figures, "_MANY_CELLS", 1)
+    monkeypatch.setattr(figures, "figure_files", None)  # of this process
+    assert drawn(small) == here
 
 
 def test_figures_of_many_series_and_hostile_names(tmp_path: Path) -> None:
@@ -87,8 +101,9 @@ def test_figures_of_many_series_and_hostile_names(tmp_path: Path) -> None:
     report = build_report(load_cells(tmp_path))
     rows = plots._rows(report)
     assert [len(kinds["strong"]) for _, kinds in rows] == [8, 8]
-    files = plots.figures(report)
+    files = drawn(report)
     assert set(files) == FIGURES
+    assert set(figures.figure_names(report)) == {name for name in FIGURES if name.endswith(".png")}
     assert b"<script" not in files["speedup.svg"]
     assert b"2 more series are in the tables only" in files["speedup.svg"]
 

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from analysis import measures, study_check
 from analysis.axes import _spaced
 from analysis.course import course
-from analysis.drawing import _rows, study_figure
+from analysis.drawing import _rows, study_drawing
 from analysis.estimate import Estimate
 from analysis.labels import axis_label, label, telling
 from analysis.load import Cell, Run, load_cells
 from analysis.measured import measure
 from analysis.panels import Subject, kinds, make_panel, panel_kind
 from analysis.panels.comparing import best_of
-from analysis.scaling import files_of
+from analysis.scaling import all_files
 from analysis.schema import Report, json_schema
 from analysis.series import build_report
 from analysis.study import build_study, check_figure
@@ -474,7 +474,7 @@ def test_failures_are_shown_in_panels_and_in_the_table(report: Report) -> None:
 
 
 def test_hostile_names_are_harmless_in_every_format(report: Report) -> None:
-    files = files_of(report, with_figures=True)
+    files = all_files(report, with_figures=True)
     assert {"study.png", "study.svg", "study.csv", "scaling.md", "scaling.tex", "scaling.json"} <= set(files)
     svg = files["study.svg"].decode()
     assert "<script" not in svg
@@ -486,7 +486,7 @@ def test_hostile_names_are_harmless_in_every_format(report: Report) -> None:
     assert "![study](study.png)" in page
     assert "\\$memory\\$" in latex(report)
     # The same records make the same bytes: figures can be compared by their checksums.
-    assert files_of(report, with_figures=True) == files
+    assert all_files(report, with_figures=True) == files
 
 
 def test_the_scaling_figures_belong_to_a_study_that_asks_for_them(tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ def test_the_scaling_figures_belong_to_a_study_that_asks_for_them(tmp_path: Path
         synthetic.write(folder, [synthetic.record(synthetic.config(n)) for n in (1, 2)])
         synthetic.write_manifest(folder, [synthetic.config(n) for n in (1, 2)], figure=figure)
         report = build_report(load_cells(folder))
-        return set(files_of(report, with_figures=True))
+        return set(all_files(report, with_figures=True))
 
     bars, scaling = {"kind": "bars", "y": "step_time_s"}, {"kind": "scaling"}
     assert {"study.png", "speedup.png"} <= files("both", [bars, scaling])
@@ -573,7 +573,7 @@ def test_nothing_beside_a_panel_touches_anything_else(report: Report, tmp_path: 
 
 def test_nothing_measured_makes_no_figure() -> None:
     empty = Study(label_keys=[], measures={}, rows=[], panels=[msgspec.structs.replace(panel_of(0), series=[])])
-    assert study_figure(empty) == {}
+    assert study_drawing(empty) == {}
 
 
 def test_a_new_kind_is_checked_by_its_parameters() -> None:

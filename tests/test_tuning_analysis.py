@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis.drawing import study_figure
+from analysis.drawing import study_drawing
 from analysis.importance import FEWEST_TRIALS, importances
 from analysis.load import load_cells
 from analysis.panels import Subject
@@ -16,6 +16,7 @@ from analysis.panels.tuning import history
 from analysis.scaling import main
 from analysis.schema import Report
 from analysis.series import build_report
+from analysis.style import figure_files
 from analysis.tables import markdown, trials_csv
 from analysis.tuning import distance
 from benchmarks.folder import SweepFolder
@@ -123,7 +124,7 @@ def test_the_history_marks_pruned_and_failed_trials(folder: SweepFolder) -> None
     assert all(point in panel.series[0].points for point in front), "a short run's value cannot be the best"
     values = [point.y.value for point in sorted(front, key=lambda point: float(point.x))]
     assert values == sorted(values)
-    files = study_figure(report.study)
+    files = figure_files(study_drawing(report.study))
     assert files["study.png"].startswith(b"\x89PNG")
 
 
