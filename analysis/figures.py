@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from analysis import drawing, plots
-from analysis.style import figure_files
+from analysis.helpers import count_helpers, helpers
+from analysis.load import Read, read_entries
+from analysis.style import figure_files, import_drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +20,7 @@ Drawn = Callable[[], dict[str, bytes]]
 """Gives the figures as files, name to content, PNG and SVG, once they are drawn."""
 
 _MANY_CELLS = 500
-"""From here on the tables and the page take so long that it pays to start a process: its imports take two seconds."""
+"""From here on the tables and the page take so long that it pays to have a helper."""
 
 
 def figure_names(report: Report) -> list[str]:
@@ -30,21 +28,21 @@ def figure_names(report: Report) -> list[str]:
     return [f"{name}.png" for name in _drawings(report)]
 
 
-@contextmanager
-def being_drawn(report: Report) -> Iterator[Drawn]:
+def reader(*, with_figures: bool) -> Read:
+    """How to read a sweep: whoever helps to read goes on to import what draws, which takes two seconds."""
+    return partial(read_entries, then=import_drawing) if with_figures else read_entries
+
+
+def begun(report: Report) -> Drawn:
     """Figures for which one asks when everything else is done."""
-    if len(report.cells) < _MANY_CELLS:
-        yield partial(_draw, report)
-        return
-    # Ctrl-C ends that process at once and without a word: this one says what there is to say.
-    with ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
-    ) as pool:
-        yield pool.submit(_draw, report).result
+    if len(report.cells) < _MANY_CELLS or not count_helpers():
+        return partial(figure_files, _drawings(report))
+    parts = [helpers().submit(_draw_one, report, name) for name in _drawings(report)]
+    return lambda: {name: content for part in parts for name, content in part.result().items()}
 
 
-def _draw(report: Report) -> dict[str, bytes]:
-    return figure_files(_drawings(report))
+def _draw_one(report: Report, name: str) -> dict[str, bytes]:
+    return figure_files({name: _drawings(report)[name]})
 
 
 def _drawings(report: Report) -> Mapping[str, Callable[[], Figure]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from analysis.course import Epoch, course
+from analysis.helpers import count_helpers, helpers
 from analysis.measured import Measured, defect_of, epochs_of, measure
 from analysis.origins import origin_of
 from benchmarks.config import flatten
@@ -23,6 +24,9 @@ from benchmarks.record import Record, RecordError, read_record
 from benchmarks.variants import Option
 
 MANIFEST_VERSION = 1
+_MANY_RECORDS = 2000
+"""From here on it pays to start processes that read them; their imports take half a second."""
+_RECORDS_AT_ONCE = 50
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,6 +119,9 @@ class Entry:
     notes: list[str]
 
 
+Unreadable = RecordError | ValueError
+
+
 def read_entry(path: Path) -> Entry:
     """Read one record. Raises RecordError or ValueError where it cannot be read, or contradicts itself."""
     record = read_record(path)
@@ -126,14 +133,43 @@ def read_entry(path: Path) -> Entry:
     return Entry(cell=cell, run=run, ranks=ranks if record.config.get("profile") else None, notes=record.notes)
 
 
-def load_cells(folder: Path, read: Callable[[Path], Entry] = read_entry) -> Loaded:
+def read_entries(paths: Sequence[Path], then: Callable[[], None] | None = None) -> Iterator[Entry | Unreadable]:
+    """Read records, in order: of each what is kept, or why it cannot be read.
+
+    Args:
+        paths: the records'.
+        then: what each helper does after reading, where there are any.
+    """
+    helping = count_helpers() if len(paths) >= _MANY_RECORDS else 0
+    shared = len(paths) * helping // (helping + 1)
+    entries = helpers().map(_tried, paths[:shared], chunksize=_RECORDS_AT_ONCE) if helping else ()
+    if then:
+        for _ in range(helping):
+            helpers().submit(then)
+    own = [*map(_tried, paths[shared:])]
+    yield from entries
+    yield from own
+
+
+def _tried(path: Path) -> Entry | Unreadable:
+    try:
+        return read_entry(path)
+    except (RecordError, ValueError) as error:
+        return error
+
+
+Read = Callable[[Sequence[Path]], Iterable[Entry | Unreadable]]
+"""How records are read: as `read_entries`."""
+
+
+def load_cells(folder: Path, read: Read = read_entries) -> Loaded:
     """Read a sweep's manifest and all its records.
 
     Files that cannot be read are named in `problems`; the rest counts.
 
     Args:
         folder: the sweep's.
-        read: how a record is read.
+        read: how records are read.
 
     Raises:
         UserError: no such folder, or neither a manifest nor a record in it.
@@ -178,11 +214,13 @@ def _read_manifest(loaded: Loaded, cells: dict[str, Cell]) -> None:
         cell.place = min(cell.place, run.place)
 
 
-def _read_records(loaded: Loaded, cells: dict[str, Cell], read: Callable[[Path], Entry]) -> None:
+def _read_records(loaded: Loaded, cells: dict[str, Cell], read: Read) -> None:
     seen: dict[str, Path] = {}
-    for path in record_files(loaded.folder):
+    paths = list(record_files(loaded.folder))
+    for path, entry in zip(paths, read(paths), strict=True):
         try:
-            entry = read(path)
+            if not isinstance(entry, Entry):
+                raise entry
             run, own = entry.run, entry.cell
             if run.run_id in seen:
                 raise ValueError(f"{path}: the same run as {seen[run.run_id]}")

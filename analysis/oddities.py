@@ -26,6 +26,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median_low
 from typing import Literal, TypeVar
 
@@ -98,7 +99,8 @@ def of_steps(window: Window) -> list[Oddity]:
         times = times[np.asarray(window.samples) == Counter(window.samples).most_common(1)[0][0]]
     if times.size < FEWEST_STEPS:
         return []
-    return [oddity for oddity in (_warm_up(times), _drift(_blocks(times)), _two_modes(times)) if oddity]
+    blocks = _blocks(times)
+    return [oddity for oddity in (_warm_up(times, blocks), _drift(blocks), _two_modes(times)) if oddity]
 
 
 def _blocks(times: Floats) -> Floats:
@@ -115,7 +117,8 @@ def trend(values: Floats) -> float:
     Neighbours that are alike are allowed for. Ties make it too small rather than too large.
     """
     count = values.size
-    score = float(np.triu(np.sign(values[None, :] - values[:, None]), 1).sum())
+    first, second = _pairs(count)
+    score = float(np.sign(values[second] - values[first]).sum())
     variance = count * (count - 1) * (2 * count + 5) / 18
     z = math.copysign(max(0.0, abs(score) - 1), score) / math.sqrt(variance)
     if abs(z) < _Z:
@@ -127,9 +130,15 @@ def trend(values: Floats) -> float:
     return z / math.sqrt((1 + alike) / (1 - alike))
 
 
+@lru_cache(maxsize=64)
+def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The places of all pairs of values, the earlier ones and the later ones."""
+    return np.triu_indices(count, 1)
+
+
 def _slope(values: Floats) -> float:
     """From one value to the next: the median over all pairs (Theil 1950, Sen 1968)."""
-    first, second = np.triu_indices(values.size, 1)
+    first, second = _pairs(values.size)
     return float(np.median((values[second] - values[first]) / (second - first)))
 
 
@@ -143,9 +152,9 @@ def _drift(blocks: Floats) -> Oddity | None:
     return Oddity(kind="drift", words=f"steps get {way} over the window, by {abs(change):.0%} of the median step")
 
 
-def _warm_up(times: Floats) -> Oddity | None:
+def _warm_up(times: Floats, blocks: Floats) -> Oddity | None:
     """By steps, and by blocks: a slow step later on may hide a slow first one, but hardly a slow first block."""
-    for units in (times, _blocks(times)):
+    for units in (times, blocks):
         late = np.sort(units[units.size // 4 :])
         usual, slowest = float(late[late.size // 2]), float(late[-1])
         excess = float(units[0]) - usual

@@ -24,7 +24,7 @@ _PANEL_WIDTH_IN, _PANEL_HEIGHT_IN = 3.5, 3.3
 _MOSTLINES = 8
 _MOST_ROWS = 6
 _MOST_PARTS = 2
-"""Of one workload: nobody reads more than sixteen lines, and a sweep of hundreds of series would take a minute."""
+"""Of one workload. Where its series are too many for that, the first stand for all: the tables have the rest."""
 _LONGEST_LABEL = 24
 
 
@@ -82,15 +82,15 @@ def _of_kind(report: Report, kind: Kind) -> list[Series]:
 
 
 def _rows(report: Report) -> list[tuple[str, dict[Kind, list[Series]]]]:
-    """Title and series of each row of panels: one for a workload, two where its series would crowd a panel."""
+    """Title and series of each row of panels: one for a workload, two where its series would crowd one."""
     groups: dict[str, dict[Kind, list[Series]]] = defaultdict(dict)
     for kind in _kinds(report):
         for series in _of_kind(report, kind):
             groups[series.group].setdefault(kind, []).append(series)
     rows = []
     for group, kinds in groups.items():
-        parts = min(_MOST_PARTS, math.ceil(max(map(len, kinds.values())) / _MOSTLINES))
-        for part in range(parts):
+        parts = math.ceil(max(map(len, kinds.values())) / _MOSTLINES)
+        for part in range(parts if parts <= _MOST_PARTS else 1):
             title = plain_text(group, _LONGEST_LABEL) + (f" ({part + 1} of {parts})" if parts > 1 else "")
             shown = slice(part * _MOSTLINES, (part + 1) * _MOSTLINES)
             rows.append((title, {kind: series[shown] for kind, series in kinds.items()}))

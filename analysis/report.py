@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis import command
@@ -38,16 +37,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from analysis.exports import exporters
+    from analysis.figures import reader
     from analysis.scaling import all_files, print_tables
     from analysis.watch import look
 
     export = exporters(options.export)
     folder = command.chosen_sweep(options)
-    loaded, report = look(folder)
-    advice = advise(loaded, report, options.goal)
+    with_figures = not options.no_figures
+    loaded, report = look(folder, reader(with_figures=with_figures))
+
+    def further(scaling: str) -> dict[str, bytes]:
+        return page_files(report, advise(loaded, report, options.goal), scaling)
+
+    files = all_files(report, with_figures=with_figures, further=further)
     command.tell_warnings(report.problems)
     out = command.chosen_out(options, folder)
-    files = all_files(report, with_figures=not options.no_figures, further=partial(page_files, report, advice))
     paths = command.write_all(out, files)
     print_tables(report, [*(one(loaded, report, out) for one in export), *paths])
     return 0

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from analysis.exports import exporters
+    from analysis.figures import reader
     from analysis.schema import json_schema
     from analysis.watch import look, watch
 
@@ -49,10 +50,14 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     export = exporters(options.export)
     folder = command.chosen_sweep(options)
-    loaded, report = watch(folder, command.console()) if options.watch else look(folder)
+    with_figures = not options.no_figures
+    if options.watch:
+        loaded, report = watch(folder, command.console())
+    else:
+        loaded, report = look(folder, reader(with_figures=with_figures))
     command.tell_warnings(report.problems)
     out = command.chosen_out(options, folder)
-    paths = command.write_all(out, all_files(report, with_figures=not options.no_figures))
+    paths = command.write_all(out, all_files(report, with_figures=with_figures))
     paths += [one(loaded, report, out) for one in export]
     if options.json:
         command.print_json(report)
@@ -80,13 +85,13 @@ def all_files(
         with_figures: Whether there are to be any.
         further: Makes more files from the text of `scaling.md`, while figures of a large sweep are drawn.
     """
-    from analysis.figures import being_drawn, figure_names
+    from analysis.figures import begun, figure_names
 
     if not with_figures:
         return _with_tables(report, [], further)
-    with being_drawn(report) as drawn:
-        files = _with_tables(report, figure_names(report), further)
-        return drawn() | files
+    drawn = begun(report)
+    files = _with_tables(report, figure_names(report), further)
+    return drawn() | files
 
 
 def _with_tables(

@@ -49,6 +49,11 @@ def figure_files(drawings: Mapping[str, Callable[[], Figure]]) -> dict[str, byte
     return files
 
 
+def import_drawing() -> None:
+    """What figures need, ahead of them."""
+    import seaborn  # noqa: F401
+
+
 def _files(name: str, figure: Figure) -> dict[str, bytes]:
     """By the canvases themselves: `savefig` draws each file twice and lays the figure out anew for each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

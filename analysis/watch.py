@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.load import Entry, Loaded, load_cells, read_entry
+from analysis.load import Entry, Loaded, Read, Unreadable, load_cells, read_entries
 from analysis.schema import Report
 from analysis.series import build_report
 from benchmarks.folder import SweepFolder, sweep_files
@@ -35,7 +35,7 @@ Show = Callable[[str, Report], None]
 """Takes a line that says how far the sweep is, and its tables."""
 
 
-def look(folder: Path, read: Callable[[Path], Entry] = read_entry) -> tuple[Loaded, Report]:
+def look(folder: Path, read: Read = read_entries) -> tuple[Loaded, Report]:
     """A sweep as it is now. Raises UserError where there is none."""
     loaded = load_cells(folder, read)
     return loaded, build_report(loaded)
@@ -65,16 +65,15 @@ class KeptRecords:
     """Reads a record once, and again where its file has changed."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[Stamp | None, Entry]] = {}
+        self._known: dict[Path, tuple[Stamp | None, Entry | Unreadable]] = {}
 
-    def __call__(self, path: Path) -> Entry:
-        """As `read_entry`."""
-        stamp = _stamp(path)
-        if (known := self._known.get(path)) and known[0] == stamp:
-            return known[1]
-        entry = read_entry(path)
-        self._known[path] = stamp, entry
-        return entry
+    def __call__(self, paths: Sequence[Path]) -> list[Entry | Unreadable]:
+        """As `read_entries`."""
+        stamps = {path: _stamp(path) for path in paths}
+        changed = [path for path, stamp in stamps.items() if path not in self._known or self._known[path][0] != stamp]
+        for path, entry in zip(changed, read_entries(changed), strict=True):
+            self._known[path] = stamps[path], entry
+        return [self._known[path][1] for path in paths]
 
 
 def _stamps(folder: Path) -> dict[Path, Stamp]:

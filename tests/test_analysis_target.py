@@ -276,7 +276,7 @@ def test_panels_show_those_that_do_not_arrive(tmp_path: Path) -> None:
 
 def test_the_report_of_a_sweep_with_a_target(tmp_path: Path) -> None:
     """In CSV a bound has no value and no upper end; the figure is drawn."""
-    from analysis.figures import being_drawn, figure_names
+    from analysis.figures import begun, figure_names
     from analysis.tables import study_csv
 
     records = [record([0.9], 0), record([0.5] * 4, 1), record([0.4] * 4, 2)]
@@ -290,8 +290,7 @@ def test_the_report_of_a_sweep_with_a_target(tmp_path: Path) -> None:
     values = dict(zip(header, line, strict=True))
     assert [values[f"train_time_to_target_s{end}"] for end in ("", "_low", "_high")] == ["", "8.0", ""]
     assert figure_names(report) == ["study.png"]
-    with being_drawn(report) as drawn:
-        assert set(drawn()) == {"study.png", "study.svg"}
+    assert set(begun(report)()) == {"study.png", "study.svg"}
 
 
 def folder_manifest(folder: Path, records: Sequence[Record], figure: list[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ import sys
 import termios
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ import pytest
 from rich.console import Console
 
 from analysis import watch
-from analysis.load import read_entry
+from analysis.load import read_entries
 from analysis.scaling import main
 from benchmarks.record import archive
 from tests import synthetic
@@ -36,11 +36,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
     """How often each record is read."""
     counted: Counter[Path] = Counter()
 
-    def counting(path: Path) -> object:
-        counted[path] += 1
-        return read_entry(path)
+    def counting(paths: Sequence[Path]) -> object:
+        counted.update(paths)
+        return read_entries(paths)
 
-    monkeypatch.setattr(watch, "read_entry", counting)
+    monkeypatch.setattr(watch, "read_entries", counting)
     return counted
 
 

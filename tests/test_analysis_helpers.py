@@ -1,0 +1,85 @@
+"""Large sweeps, of which other processes read a part: what is read is the same, and Ctrl-C is as quiet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from analysis import helpers, load
+from analysis.load import load_cells
+from benchmarks.record import RECORD_NAME
+from tests import synthetic
+from tests.conftest import PROJECT
+from tests.test_command_line import wait_until
+
+CONFIGS = [synthetic.config(workers, repeat=repeat) for workers in (1, 2, 4) for repeat in range(3)]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Nine records, of which two cannot be read: one in each half."""
+    synthetic.write(tmp_path, [synthetic.record(config, [0.1] * 30) for config in CONFIGS])
+    paths = sorted(tmp_path.glob(f"*/{RECORD_NAME}"))
+    for path in (paths[1], paths[-2]):
+        path.write_text("{")
+    return tmp_path
+
+
+def test_helpers_read_what_this_process_would(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = load_cells(sweep)
+    read_here: list[Path] = []
+    real = load.read_entry
+    monkeypatch.setattr(load, "read_entry", lambda path: read_here.append(path) or real(path))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(load, "_MANY_RECORDS", len(CONFIGS))
+    monkeypatch.setattr(load, "count_helpers", lambda: 1)
+    together = load_cells(sweep)
+    assert len(read_here) == 5, "the larger half"
+    assert together.problems == alone.problems
+    assert len(together.problems) == 3, "two records and the manifest"
+    assert [run.run_id for cell in together.cells for run in cell.runs] == [
+        run.run_id for cell in alone.cells for run in cell.runs
+    ]
+    for one, other in zip(together.cells, alone.cells, strict=True):
+        assert one.config == other.config
+        assert [repr(run.measured) for run in one.runs] == [repr(run.measured) for run in other.runs]
+
+
+def test_one_core_has_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert helpers.count_helpers() == 0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert helpers.count_helpers() == 8
+
+
+@pytest.mark.parametrize("after_s", [0.5, 1.5, 3.0])
+def test_ctrl_c_ends_all_of_them_without_a_word(sweep: Path, after_s: float) -> None:
+    program = (
+        "import sys; from analysis import figures, load; load._MANY_RECORDS = figures._MANY_CELLS = 1; "
+        f"from analysis.report import main; sys.exit(main([{str(sweep)!r}]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        time.sleep(after_s)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 130, -signal.SIGINT), err
+    if process.returncode:
+        assert "Traceback" not in err
+        assert out == ""
+    assert wait_until(lambda: not alive(process.pid), 10)
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
