@@ -73,12 +73,17 @@ def bench_page(runs: int) -> list[Row]:
         rows = [("page of 500 runs", f"{size_mb:.2f} MB", "< 6 MB", _verdict(size_mb < 6))]
         if CHROMIUM is None:
             return [*rows, ("until it answers", "skipped: no Chromium here", "", "")]
-        answered_s = statistics.median(_answered_s(page) for _ in range(runs))
-    return [*rows, ("until it answers", f"{answered_s:.2f} s", "< 2 s", _verdict(answered_s < 2))]
+        measured = [_answered_s(page) for _ in range(runs)]
+    answered_s, drawn_s = (statistics.median(values) for values in zip(*measured, strict=True))
+    return [
+        *rows,
+        ("until it answers", f"{answered_s:.2f} s", "< 2 s", _verdict(answered_s < 2)),
+        ("until it shows a chart, if asked at once", f"{drawn_s:.2f} s", "none", ""),
+    ]
 
 
-def _answered_s(path: Path) -> float:
-    """From asking a browser that is open for the page to a table sorted by a click, and drawn."""
+def _answered_s(path: Path) -> tuple[float, float]:
+    """From asking a new browser for the page to a table sorted by a click, and drawn; and then to the first chart."""
     click = (
         "new Promise((done) => { const head = document.querySelector('#table-strong th');"
         "head.querySelector('button').click();"
@@ -89,7 +94,11 @@ def _answered_s(path: Path) -> float:
         started = time.perf_counter()
         page.open(path)
         assert page.run(click) == "ascending"
-        return time.perf_counter() - started
+        answered_s = time.perf_counter() - started
+        page.run("document.querySelector('figure[data-chart]').scrollIntoView()")
+        while not page.run("document.querySelector('figure[data-drawn]') !== null"):
+            time.sleep(0.02)
+        return answered_s, time.perf_counter() - started
 
 
 def _measured(sweep: Path) -> list[float]:

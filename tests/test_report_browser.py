@@ -13,6 +13,7 @@ from analysis.report import main
 from tests import synthetic
 from tests.browser import CHROMIUM, Page, browser
 from tests.test_analysis_report import write_hostile
+from tests.test_command_line import wait_until
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: package chromium)")
 COLUMN = (
@@ -79,8 +80,17 @@ def test_charts_far_below_wait_until_someone_comes_near(page: Page, report: Path
     page.open(report)
     waiting = "[...document.querySelectorAll('figure[data-chart]')].filter((one) => !one.dataset.drawn).length"
     assert page.run(waiting) > 0
-    page.run("new Promise((done) => { document.getElementById('ledger').scrollIntoView(); setTimeout(done, 1500); })")
-    assert page.run("document.querySelector('#ledger figure').dataset.drawn") == "yes"
+    page.run("document.getElementById('ledger').scrollIntoView()")
+    assert wait_until(lambda: page.run("document.querySelector('#ledger figure').dataset.drawn") == "yes", 20)
+    assert page.errors == []
+
+
+def test_tables_answer_while_the_charts_library_sleeps(page: Page, report: Path) -> None:
+    page.size(1280, 900)
+    page.open(report)
+    asleep = page.run(f"[typeof Plotly, ({CLICK})('step [ms]'), typeof Plotly]")
+    assert asleep == ["undefined", "ascending", "undefined"]
+    assert wait_until(lambda: page.run("typeof Plotly") == "object", 20), "it wakes before anyone comes near"
 
 
 def test_sorting_is_by_number_and_leaves_unknown_last(page: Page, report: Path) -> None:

@@ -60,7 +60,7 @@ def page(report: Report, advice: Recommendation | None) -> str:
         "joules": energy_words,
     }
     groups = [group for group in chart_groups(report, advice) if group.charts]
-    scripts = [plotly_source(), _own("page.js")]
+    script, plotly = _own("page.js"), plotly_source()
     return environment.get_template("page.html.j2").render(
         report=report,
         title=clean(f"{report.sweep} on {report.cluster}"),
@@ -79,8 +79,9 @@ def page(report: Report, advice: Recommendation | None) -> str:
         excluded=[clean_long(line) for line in advice.excluded] if advice else [],
         problems=[clean_long(line) for line in report.problems],
         style=_own("page.css"),
-        scripts=scripts,
-        policy=_policy(scripts),
+        script=script,
+        plotly=plotly,  # asleep until the page's script wakes it
+        policy=_policy([script, plotly]),
         data=embedded([_drawn(chart) for group in groups for chart in group.charts]),
     )
 

@@ -42,15 +42,32 @@
 
   const isChosen = (tags) => Object.entries(chosen).every(([key, value]) => !value || !(key in tags) || tags[key] === value);
 
+  // Plotly is larger than all the rest and takes long to start: whoever reads the answer, or sorts, need not wait for it.
+  const plotly = () => {
+    if (!window.Plotly) {
+      const script = document.createElement("script");
+      script.textContent = document.getElementById("plotly").textContent;
+      document.head.append(script);
+    }
+    return window.Plotly;
+  };
+
+  // What is left of a chart's traces; a chart of which nothing is left is hidden.
+  const left = (figure) => {
+    const { traces } = charts[Number(figure.dataset.chart)];
+    const kept = traces.filter((trace) => !trace.meta || isChosen(trace.meta));
+    // A lone line without tags is an ideal or a front: without the rest it says nothing.
+    figure.hidden = traces.some((trace) => trace.meta) && !kept.some((trace) => trace.meta);
+    return kept;
+  };
+
   const draw = (figure) => {
     const chart = charts[Number(figure.dataset.chart)];
     const plot = figure.querySelector(".plot");
     const now = colours();
-    const traces = chart.traces.filter((trace) => !trace.meta || isChosen(trace.meta));
-    // A lone line without tags is an ideal or a front: without the rest it says nothing.
-    figure.hidden = chart.traces.some((trace) => trace.meta) && !traces.some((trace) => trace.meta);
+    const traces = left(figure);
     if (figure.hidden) return Promise.resolve();
-    return Plotly.react(plot, painted(traces, now), layout(chart, now, plot.clientWidth), {
+    return plotly().react(plot, painted(traces, now), layout(chart, now, plot.clientWidth), {
       displaylogo: false, responsive: true, displayModeBar: false,
     }).then(() => { figure.dataset.drawn = "yes"; });
   };
@@ -65,7 +82,8 @@
     }
   }, { rootMargin: "800px" });
   figures.forEach((figure) => near.observe(figure));
-  const redraw = () => figures.filter((figure) => figure.dataset.drawn || figure.hidden).forEach(draw);
+  const redraw = () => figures.forEach((figure) => (figure.dataset.drawn ? draw(figure) : left(figure)));
+  if (figures.length) addEventListener("load", () => setTimeout(plotly, 1000)); // before anyone is near, or prints
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => figures.forEach(draw));
   addEventListener("afterprint", () => figures.forEach(draw));
@@ -119,7 +137,7 @@
       }
     });
     form.querySelector("output").textContent = `${shown} of ${all} rows`;
-    figures.forEach(draw);
+    redraw();
   };
   const form = document.querySelector("form.filters");
   if (form) {
