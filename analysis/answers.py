@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -10,9 +9,10 @@ import numpy as np
 
 from analysis.candidates import Candidate, Wanted, on_front
 from analysis.estimate import Estimate
-from analysis.goals import AIMS, Goal, energy_words, scopes_differ, unit_for
+from analysis.goals import AIMS, Goal, scopes_differ
 from analysis.schema import Report
 from analysis.statistics import ENOUGH_REPEATS, estimate
+from analysis.units import between, duration, energy_words
 
 
 class Choice(msgspec.Struct, kw_only=True):
@@ -174,18 +174,3 @@ def _why(best: Candidate | None, report: Report) -> str:
         if point.cell_id == best.cell_id and point.efficiency and series.base and series.base.workers < point.workers
     ]
     return " ".join([*limits, *(f"Its {best.workers} workers are {words}" for words in used)])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `45.2 s`, `3.1 min`, `2.4 h`, `5 days`."""
-    unit, size = unit_for(seconds, _SECONDS)
-    return f"{seconds / size:.3g} {unit}"
-
-
-def between(time: Estimate) -> str:
-    """The interval of a duration, in the unit of its middle."""
-    size = unit_for(time.value, _SECONDS)[1]
-    return f"[{time.low / size:.3g}, {time.high / size:.3g}]"
-
-
-_SECONDS = ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172800.0, "h", 3600.0), (math.inf, "days", 86400.0))

@@ -14,6 +14,7 @@ from analysis.load import Cell
 from analysis.measures import draws_of, unknown_because
 from analysis.schema import Series
 from analysis.statistics import Floats, estimate
+from analysis.units import duration
 from benchmarks.variants import Option
 
 _NOTHING: Floats = np.empty(0)
@@ -130,7 +131,7 @@ def _against(one: Candidate, wanted: Wanted) -> str | None:
     if wanted.max_workers is not None and one.workers > wanted.max_workers:
         return f"{one.workers} workers, more than {wanted.max_workers}"
     if wanted.deadline_s is not None and one.time_estimate.high > wanted.deadline_s:
-        return f"may take {one.time_estimate.high:.4g} s, longer than {wanted.deadline_s:g} s"
+        return f"may take {duration(one.time_estimate.high)}, longer than {duration(wanted.deadline_s)}"
     if wanted.min_accuracy is not None and (one.accuracy is None or one.accuracy < wanted.min_accuracy):
         reached = "unknown" if one.accuracy is None else f"{one.accuracy:.3f}"
         return f"accuracy {reached}, not {wanted.min_accuracy:g}"

@@ -59,17 +59,3 @@ def scopes_differ(found: Sequence[Candidate]) -> str:
     """A warning where counters of different kinds are held against each other; nothing where they are not."""
     scopes = dict.fromkeys(one.energy.scope for one in found if one.energy)
     return f" Their energies are not alike: {'; '.join(scopes)}." if len(scopes) > 1 else ""
-
-
-def energy_words(joules: float) -> str:
-    """Joules as people say them: `850 J`, `12.3 kJ`, `4.56 MJ`, `1.2 GJ`."""
-    unit, size = unit_for(joules, _JOULES)
-    return f"{joules / size:.3g} {unit}"
-
-
-_JOULES = ((1e3, "J", 1.0), (1e6, "kJ", 1e3), (1e9, "MJ", 1e6), (math.inf, "GJ", 1e9))
-
-
-def unit_for(amount: float, units: Sequence[tuple[float, str, float]]) -> tuple[str, float]:
-    """The unit to say an amount in, and its size: the first whose limit, the largest last, lies above."""
-    return next(((unit, size) for limit, unit, size in units if amount < limit), units[-1][1:])

@@ -16,12 +16,13 @@ from typing import get_args
 import msgspec
 
 from analysis import command
-from analysis.answers import Answer, Choice, answer, between, choice, duration
+from analysis.answers import Answer, Choice, answer, choice
 from analysis.candidates import Candidate, Wanted, candidates, forecasts
-from analysis.goals import AIMS, Goal, comparable, energy_words
+from analysis.goals import AIMS, Goal, comparable
 from analysis.load import Loaded, load_cells
 from analysis.schema import Report
 from analysis.series import build_report
+from analysis.units import between, duration, energy_words
 from benchmarks.errors import UserError
 
 DEFAULT_SAMPLES = 1_000_000.0

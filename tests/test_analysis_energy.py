@@ -16,7 +16,6 @@ from analysis import metrics, tables
 from analysis.candidates import Wanted
 from analysis.cell_tables import scaling_table
 from analysis.energy import NOT_RECORDED, of_clocks
-from analysis.goals import energy_words
 from analysis.load import Cell, load_cells
 from analysis.measures import estimate_of, label_of
 from analysis.panels import Subject, make_panel
@@ -26,6 +25,7 @@ from analysis.results import columns, results_csv
 from analysis.schema import Report
 from analysis.series import build_report
 from analysis.target import to_target
+from analysis.units import energy_words
 from benchmarks.energy import SCOPES
 from benchmarks.record import Record
 from tests import synthetic

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.answers import between, duration
 from analysis.candidates import Wanted
 from analysis.estimate import Estimate
 from analysis.recommend import main, recommend
+from analysis.units import between, duration
 from tests import synthetic
 
 PRICED = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.answers import Choice, duration
+from analysis.answers import Choice
 from analysis.columns import number
 from analysis.estimate import Estimate
 from analysis.labels import cell_name
@@ -23,6 +23,7 @@ from analysis.page.chart import (
 )
 from analysis.recommend import Recommendation
 from analysis.schema import Point, Report
+from analysis.units import duration
 
 _MOST_BARS = 40
 _MOST_POINTS = 400
