@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EXPORTS = ("tensorboard",)
-"""What `--export` takes; `analysis/exports.py` has them."""
+"""What `--export` takes; `analysis/exports/other_tools.py` has them."""
 _INTERRUPTED = 130
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
@@ -100,7 +100,7 @@ def console() -> Console:
     """For tables: as wide as the terminal, or as tables are at most."""
     from rich.console import Console
 
-    from analysis.columns import TERMINAL_WIDTH
+    from analysis.tables.columns import TERMINAL_WIDTH
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else TERMINAL_WIDTH)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 
 from analysis import command
-from analysis.campaign import Campaign, CampaignCell, matched, pin, read_campaign
-from analysis.estimate import Estimate
-from analysis.permutation import Shift, enough, holm, shift
-from analysis.statistics import LEVEL
+from analysis.cells.campaign import Campaign, CampaignCell, matched, pin, read_campaign
+from analysis.statistics.bootstrap import LEVEL
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.permutation import Shift, enough, holm, shift
 from benchmarks.errors import UserError
 
 EXIT_REGRESSION = 1

@@ -16,13 +16,13 @@ from typing import get_args
 import msgspec
 
 from analysis import command
-from analysis.answers import Answer, Choice, answer, choice
-from analysis.candidates import Candidate, Wanted, candidates, forecasts
-from analysis.goals import AIMS, Goal, comparable
-from analysis.load import Loaded, load_cells
+from analysis.advice.answers import Answer, Choice, answer, choice
+from analysis.advice.candidates import Candidate, Wanted, candidates, forecasts
+from analysis.advice.goals import AIMS, Goal, comparable
+from analysis.runs.load import Loaded, load_cells
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.units import between, duration, energy_words
+from analysis.wording import between, duration, energy_words
 from benchmarks.errors import UserError
 
 DEFAULT_SAMPLES = 1_000_000.0

@@ -15,9 +15,9 @@ from analysis import command
 from benchmarks.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.goals import Goal
-    from analysis.load import Loaded
+    from analysis.advice.goals import Goal
     from analysis.recommend import Recommendation
+    from analysis.runs.load import Loaded
     from analysis.schema import Report
 
 
@@ -36,8 +36,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from analysis.exports import exporters
-    from analysis.figures import reader
+    from analysis.exports.other_tools import exporters
+    from analysis.figures.report import reader
     from analysis.scaling import all_files, print_tables
     from analysis.watch import look
 
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def advise(loaded: Loaded, report: Report, goal: Goal = "time") -> Recommendation | None:
     """What to run; None where nothing has a number yet."""
-    from analysis.candidates import Wanted
+    from analysis.advice.candidates import Wanted
     from analysis.recommend import DEFAULT_SAMPLES, choose
 
     if not any(point.repeats_ok for point in report.cells):
@@ -75,9 +75,9 @@ def page_files(report: Report, advice: Recommendation | None, scaling: str) -> d
         advice: What to run.
         scaling: The text of `scaling.md`, which is a part of `report.md`.
     """
-    from analysis import results
+    from analysis.exports import results
+    from analysis.exports.parquet import results_parquet
     from analysis.page.assemble import page
-    from analysis.parquet import results_parquet
 
     files = {
         "report.md": results.report_markdown(report, advice, scaling).encode(),

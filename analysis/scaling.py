@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from analysis.exports import exporters
-    from analysis.figures import reader
+    from analysis.exports.other_tools import exporters
+    from analysis.figures.report import reader
     from analysis.schema import json_schema
     from analysis.watch import look, watch
 
@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def print_tables(report: Report, paths: Sequence[Path]) -> None:
     """All tables, and the files that were written."""
-    from analysis.tables import print_report
+    from analysis.tables.formats import print_report
 
     console = command.console()
     print_report(report, console)
@@ -85,7 +85,7 @@ def all_files(
         with_figures: Whether there are to be any.
         further: Makes more files from the text of `scaling.md`, while figures of a large sweep are drawn.
     """
-    from analysis.figures import begun, figure_names
+    from analysis.figures.report import begun, figure_names
 
     if not with_figures:
         return _with_tables(report, [], further)
@@ -97,23 +97,24 @@ def all_files(
 def _with_tables(
     report: Report, figures: Sequence[str], further: Callable[[str], dict[str, bytes]]
 ) -> dict[str, bytes]:
-    from analysis import exports, tables
+    from analysis.exports.other_tools import extra_p
+    from analysis.tables import formats
 
-    markdown = tables.markdown(report, figures)
+    markdown = formats.markdown(report, figures)
     files = {
         "scaling.md": markdown.encode(),
-        "scaling.tex": tables.latex(report).encode(),
+        "scaling.tex": formats.latex(report).encode(),
         "scaling.json": msgspec.json.format(msgspec.json.encode(report), indent=2),
-        "strong.csv": tables.scaling_csv(report, report.strong).encode(),
-        "weak.csv": tables.scaling_csv(report, report.weak).encode(),
-        "cells.csv": tables.cells_csv(report).encode(),
+        "strong.csv": formats.scaling_csv(report, report.strong).encode(),
+        "weak.csv": formats.scaling_csv(report, report.weak).encode(),
+        "cells.csv": formats.cells_csv(report).encode(),
     }
     if report.strong or report.weak:
-        files["extra-p.jsonl"] = exports.extra_p(report)
+        files["extra-p.jsonl"] = extra_p(report)
     if report.search:
-        files["trials.csv"] = tables.trials_csv(report).encode()
+        files["trials.csv"] = formats.trials_csv(report).encode()
     if report.study:
-        files["study.csv"] = tables.study_csv(report).encode()
+        files["study.csv"] = formats.study_csv(report).encode()
     return files | further(markdown)
 
 

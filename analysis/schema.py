@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from analysis.diagnosis import Bottleneck
-from analysis.estimate import Estimate
-from analysis.oddities import Oddity
+from analysis.runs.diagnosis import Bottleneck
+from analysis.runs.oddities import Oddity
+from analysis.runs.origins import Origin
+from analysis.statistics.estimate import Estimate
 from analysis.study_schema import Search, Study
 from benchmarks.profile import RankProfile
 from benchmarks.variants import Option
@@ -258,14 +259,6 @@ class ProfileRow(msgspec.Struct, kw_only=True):
     label: str
     run_id: str
     ranks: Annotated[list[RankProfile], Meta(description="By rank; as in the record.")]
-
-
-class Origin(msgspec.Struct, kw_only=True):
-    """One value of one fact that numbers were made with."""
-
-    fact: Annotated[str, Meta(description="`images`, `commits`, `driver versions`, `torch versions` or `hosts`.")]
-    value: Annotated[str, Meta(description="`none` where there is none, `unknown` where no record says it.")]
-    runs: Annotated[int, Meta(description="Runs with a number that were made with it.")]
 
 
 class Report(msgspec.Struct, kw_only=True):

@@ -6,20 +6,20 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from analysis import metrics, oddities
-from analysis.cells import SIZES, Result, result_of, setting_keys
-from analysis.estimate import Estimate
-from analysis.fits import fit
-from analysis.load import Cell, Loaded
-from analysis.oddities import Oddity
-from analysis.origins import mixed, origins
-from analysis.plausible import ABOVE_IDEAL
-from analysis.profiles import profile_rows
+from analysis.cells.fits import fit
+from analysis.cells.point import SIZES, Result, result_of, setting_keys
+from analysis.cells.profiles import profile_rows
+from analysis.cells.target import currency, price_per_worker_s
+from analysis.runs import metrics, oddities
+from analysis.runs.load import Cell, Loaded
+from analysis.runs.oddities import Oddity
+from analysis.runs.origins import mixed, origins
+from analysis.runs.plausible import ABOVE_IDEAL
 from analysis.schema import Base, Counts, DroppedCell, Kind, Point, Report, ScalingPoint, Series
-from analysis.statistics import estimate
-from analysis.study import build_study
-from analysis.target import currency, price_per_worker_s
-from analysis.tuning import build_search
+from analysis.statistics.bootstrap import estimate
+from analysis.statistics.estimate import Estimate
+from analysis.study.build import build_study
+from analysis.study.search import build_search
 from benchmarks.errors import UserError
 from benchmarks.sweep import FIXED_BATCH
 from benchmarks.telling import is_part_of_cell

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from analysis import command
-from analysis.study import check_figure
+from analysis.study.build import check_figure
 from benchmarks.errors import UserError
 from benchmarks.sweep_files import sweep_named
 

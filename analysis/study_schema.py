@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from analysis.estimate import Estimate
+from analysis.statistics.estimate import Estimate
 from benchmarks.variants import Option
 
 

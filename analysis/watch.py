@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.load import Entry, Loaded, Read, Unreadable, load_cells, read_entries
+from analysis.runs.load import Entry, Loaded, Read, Unreadable, load_cells, read_entries
 from analysis.schema import Report
 from analysis.series import build_report
 from benchmarks.folder import SweepFolder, sweep_files
@@ -184,7 +184,7 @@ def drawn_tables(report: Report, console: Console) -> Text:
     from rich.console import Console
     from rich.text import Text
 
-    from analysis.tables import print_report
+    from analysis.tables.formats import print_report
 
     drawn = Console(
         file=io.StringIO(), width=console.width, highlight=False, force_terminal=console.is_terminal,

@@ -120,7 +120,7 @@ def analysis_of(records: int) -> tuple[float, float]:
     program = (
         "import json, re, sys, time\n"
         "from pathlib import Path\n"
-        "from analysis.load import load_cells\n"
+        "from analysis.runs.load import load_cells\n"
         "from analysis.series import build_report\n"
         "started = time.perf_counter()\n"
         "build_report(load_cells(Path(sys.argv[1])))\n"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.cell_tables import cells_table
-from analysis.intervals import widths
-from analysis.load import load_cells
+from analysis.cells.intervals import widths
+from analysis.runs.load import load_cells
 from analysis.series import build_report
+from analysis.tables.cells import cells_table
 from benchmarks.adaptive import Once, Rounds, check_sweep, repeat_of
 from benchmarks.errors import ConfigError
 from benchmarks.folder import MANIFEST_NAME, SweepFolder

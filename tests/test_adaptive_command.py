@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.load import load_cells
+from analysis.runs.load import load_cells
 from analysis.series import build_report
 from benchmarks.adaptive import repeat_of
 from benchmarks.config import RunConfig

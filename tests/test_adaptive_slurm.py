@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from analysis.intervals import widths
+from analysis.cells.intervals import widths
 from benchmarks.adaptive import Rounds
 from benchmarks.errors import UserError
 from benchmarks.folder import SweepFolder

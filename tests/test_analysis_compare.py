@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from analysis.campaign import Campaign, CampaignCell, read_campaign
+from analysis.cells.campaign import Campaign, CampaignCell, read_campaign
 from analysis.compare import compare, main
-from analysis.permutation import enough, holm, shift
+from analysis.statistics.permutation import enough, holm, shift
 from tests import synthetic
 
 Times = Callable[[int], Sequence[float]]

@@ -12,20 +12,21 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from analysis import metrics, tables
-from analysis.candidates import Wanted
-from analysis.cell_tables import scaling_table
-from analysis.energy import NOT_RECORDED, of_clocks
-from analysis.load import Cell, load_cells
-from analysis.measures import estimate_of, label_of
-from analysis.panels import Subject, make_panel
+from analysis.advice.candidates import Wanted
+from analysis.cells.measures import estimate_of, label_of
+from analysis.cells.target import to_target
+from analysis.exports.results import columns, results_csv
 from analysis.recommend import main, recommend
 from analysis.report import main as report_main
-from analysis.results import columns, results_csv
+from analysis.runs import metrics
+from analysis.runs.energy import NOT_RECORDED, of_clocks
+from analysis.runs.load import Cell, load_cells
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.target import to_target
-from analysis.units import energy_words
+from analysis.study.panels import Subject, make_panel
+from analysis.tables import formats
+from analysis.tables.cells import scaling_table
+from analysis.wording import energy_words
 from benchmarks.energy import SCOPES
 from benchmarks.record import Record
 from tests import synthetic
@@ -92,14 +93,14 @@ def test_the_median_repeat_counts_and_the_others_make_its_interval(tmp_path: Pat
 
 def terminal(report: Report) -> str:
     stream = io.StringIO()
-    tables.print_report(report, Console(file=stream, width=100, highlight=False))
+    formats.print_report(report, Console(file=stream, width=100, highlight=False))
     assert max(map(len, stream.getvalue().splitlines())) <= 100
     return stream.getvalue()
 
 
 def test_the_tables_have_columns_and_say_what_they_count(tmp_path: Path) -> None:
     report = report_of(tmp_path, records())
-    page = tables.markdown(report, [])
+    page = formats.markdown(report, [])
     header = next(line for line in page.splitlines() if "speed-up" in line and line.startswith("|"))
     for name in (r"energy \[kJ/1e6\]", r"power \[W\]", r"cost \[USD/1e6\]"):
         assert name in header
@@ -130,7 +131,7 @@ def test_where_nothing_is_known_a_line_says_why_and_no_column_is_there(tmp_path:
     shown = terminal(report)
     assert " ".join(shown.split()).count(f"Energy is unknown: {WHY}") == 1
     assert "kJ" not in shown
-    assert "kJ" not in tables.markdown(report, [])
+    assert "kJ" not in formats.markdown(report, [])
     assert all(point.energy_j_per_million_samples is None for point in report.cells)
 
 
@@ -159,7 +160,7 @@ def test_old_records_say_that_they_are_old(tmp_path: Path) -> None:
 
 def test_files_for_programs_have_it_in_full(tmp_path: Path) -> None:
     report = report_of(tmp_path, records())
-    for text in (tables.cells_csv(report), results_csv(report)):
+    for text in (formats.cells_csv(report), results_csv(report)):
         first = next(csv.DictReader(io.StringIO(text)))
         assert float(first["energy_j_per_million_samples"]) == pytest.approx(312_500)
         assert float(first["mean_power_w_high"]) == pytest.approx(50)

@@ -15,11 +15,11 @@ from pyarrow import parquet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from analysis import event_files
-from analysis.load import load_cells
-from analysis.parquet import results_parquet
+from analysis.exports import event_files
+from analysis.exports.parquet import results_parquet
+from analysis.exports.results import common_type, dictionary_csv, results_csv
 from analysis.report import main as report_main
-from analysis.results import common_type, dictionary_csv, results_csv
+from analysis.runs.load import load_cells
 from analysis.scaling import main
 from analysis.schema import SCHEMA_VERSION, Report
 from analysis.series import build_report
@@ -282,7 +282,7 @@ def test_without_tensorboard_nothing_is_begun(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthetic.write(tmp_path, [a_run(1)])
-    monkeypatch.delitem(sys.modules, "analysis.event_files")
+    monkeypatch.delitem(sys.modules, "analysis.exports.event_files")
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     assert main([str(tmp_path), "--no-figures", "--export", "tensorboard"]) == 2
     captured = capsys.readouterr()

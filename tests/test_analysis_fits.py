@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from analysis.cell_tables import law_line
-from analysis.exports import extra_p
-from analysis.fits import MODELS, Model, candidates, fit, fit_model
-from analysis.load import load_cells
+from analysis.cells.fits import MODELS, Model, candidates, fit, fit_model
+from analysis.exports.other_tools import extra_p
+from analysis.runs.load import load_cells
 from analysis.schema import Kind
 from analysis.series import build_report
+from analysis.tables.cells import law_line
 from tests import synthetic
 
 COUNTS = (1, 2, 4, 8, 16)

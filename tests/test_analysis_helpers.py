@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import helpers, load
-from analysis.load import load_cells
+from analysis import helpers
+from analysis.runs import load
+from analysis.runs.load import load_cells
 from benchmarks.record import RECORD_NAME
 from tests import synthetic
 from tests.conftest import PROJECT
@@ -60,7 +61,8 @@ def test_one_core_has_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("after_s", [0.1, 1.0, 2.5])
 def test_ctrl_c_ends_all_of_them_without_a_word(sweep: Path, after_s: float) -> None:
     program = (
-        "import sys; from analysis import figures, load; load._MANY_RECORDS = figures._MANY_CELLS = 1; "
+        "import sys; from analysis.figures import report; from analysis.runs import load; "
+        "load._MANY_RECORDS = report._MANY_CELLS = 1; "
         "from analysis.helpers import helpers; from analysis.report import main; "
         "helpers().submit(int).result(); print('ready', flush=True); "
         f"sys.exit(main([{str(sweep)!r}]))"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from analysis.load import load_cells
+from analysis.runs.load import load_cells
 from benchmarks.errors import UserError
 from benchmarks.folder import newest_sweep
 from benchmarks.record import RECORD_NAME, Check, Evaluation, Span

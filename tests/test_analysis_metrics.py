@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import metrics
+from analysis.runs import metrics
 
 times = st.floats(1e-6, 1e4)
 counts = st.integers(1, 4096)

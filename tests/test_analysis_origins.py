@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analysis.columns import summary
-from analysis.load import load_cells
+from analysis.runs.load import load_cells
 from analysis.series import build_report
+from analysis.tables.columns import summary
 from tests import synthetic
 
 IMAGE, OTHER = "a" * 64, "b" * 64

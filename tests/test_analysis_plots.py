@@ -9,8 +9,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import figures, plots
-from analysis.load import load_cells
+from analysis.figures import scaling
+from analysis.figures.report import begun, figure_names
+from analysis.runs.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
 from tests import synthetic
@@ -30,8 +31,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 def panel(report: Report, name: str) -> Axes:
-    (measure,) = [measure for measure in plots._MEASURES if measure.name == name]
-    (axes,) = plots._draw(report, plots._rows(report), measure).axes
+    (measure,) = [measure for measure in scaling._MEASURES if measure.name == name]
+    (axes,) = scaling._draw(report, scaling._rows(report), measure).axes
     return axes
 
 
@@ -73,19 +74,19 @@ def test_axes_have_units_ticks_at_measured_workers_and_a_legend_with_n(small: Re
 
 def test_nothing_measured_makes_no_figure(tmp_path: Path) -> None:
     synthetic.write(tmp_path, [synthetic.failed(synthetic.config(n), "oom") for n in (1, 2)])
-    assert figures.figure_names(build_report(load_cells(tmp_path))) == []
+    assert figure_names(build_report(load_cells(tmp_path))) == []
 
 
 def drawn(report: Report) -> dict[str, bytes]:
-    return figures.begun(report)()
+    return begun(report)()
 
 
 def test_a_large_sweeps_figures_are_drawn_elsewhere_and_are_the_same(
     small: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = drawn(small)
-    monkeypatch.setattr(figures, "_MANY_CELLS", 1)
-    monkeypatch.setattr(figures, "figure_files", None)  # of this process
+    monkeypatch.setattr("analysis.figures.report._MANY_CELLS", 1)
+    monkeypatch.setattr("analysis.figures.report.figure_files", None)  # of this process
     assert drawn(small) == here
 
 
@@ -98,19 +99,19 @@ def test_figures_of_many_series_and_hostile_names(tmp_path: Path) -> None:
             records.append(synthetic.record(of, [0.1 / workers] * 4, **ids))
     synthetic.write(tmp_path, records)
     report = build_report(load_cells(tmp_path))
-    rows = plots._rows(report)
+    rows = scaling._rows(report)
     assert [(title, len(kinds["strong"])) for title, kinds in rows] == [("lenet (1 of 3)", 8)]
     files = drawn(report)
     assert set(files) == FIGURES
-    assert set(figures.figure_names(report)) == {name for name in FIGURES if name.endswith(".png")}
+    assert set(figure_names(report)) == {name for name in FIGURES if name.endswith(".png")}
     assert b"<script" not in files["speedup.svg"]
     assert b"10 more series are in the tables only" in files["speedup.svg"]
 
 
 def test_tick_labels_do_not_touch() -> None:
-    assert plots._ticks([1, 2, 4, 8]) == [1, 2, 4, 8]
-    assert plots._ticks([3]) == [3]
-    many = plots._ticks(list(range(1, 65)))
-    assert plots._ticks([1, 2, 7, 8]) == [1, 2, 7, 8]
+    assert scaling._ticks([1, 2, 4, 8]) == [1, 2, 4, 8]
+    assert scaling._ticks([3]) == [3]
+    many = scaling._ticks(list(range(1, 65)))
+    assert scaling._ticks([1, 2, 7, 8]) == [1, 2, 7, 8]
     assert len(many) <= 18
     assert many[:2] == [1, 2]

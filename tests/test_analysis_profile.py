@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from analysis.load import load_cells
-from analysis.measures import estimate_of
-from analysis.panels import Subject, make_panel
-from analysis.profile_table import profile_table
+from analysis.cells.measures import estimate_of
+from analysis.runs.load import load_cells
 from analysis.series import build_report
+from analysis.study.panels import Subject, make_panel
+from analysis.tables.profiles import profile_table
 from benchmarks.errors import ConfigError
 from benchmarks.profile import OperatorTime, RankProfile, TensorCount, TimeSplit
 from tests import synthetic

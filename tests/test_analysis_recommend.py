@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.candidates import Wanted
-from analysis.estimate import Estimate
+from analysis.advice.candidates import Wanted
 from analysis.recommend import main, recommend
-from analysis.units import between, duration
+from analysis.statistics.estimate import Estimate
+from analysis.wording import between, duration
 from tests import synthetic
 
 PRICED = {

@@ -19,8 +19,7 @@ from typing import Any
 
 import pytest
 
-from analysis.estimate import Estimate
-from analysis.load import load_cells
+from analysis.exports.results import dictionary_csv, report_markdown, results_csv
 from analysis.page.assemble import page
 from analysis.page.chart import log_scale, plotly_text
 from analysis.page.grid import heat_maps
@@ -30,11 +29,12 @@ from analysis.page.spent import ledger_chart, pareto_chart
 from analysis.page.study import panel_chart
 from analysis.page.tables import diagnosis_shown, filters, laws_table, origins_table, tables
 from analysis.report import advise, main
-from analysis.results import dictionary_csv, report_markdown, results_csv
+from analysis.runs.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
+from analysis.statistics.estimate import Estimate
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
-from analysis.tables import all_tables, escape_markdown, markdown
+from analysis.tables.formats import all_tables, escape_markdown, markdown
 from benchmarks.record import ModelSize
 from benchmarks.sweep import Dropped
 from tests import synthetic

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.cells import setting_keys
-from analysis.load import Cell, load_cells
+from analysis.cells.point import setting_keys
+from analysis.runs.load import Cell, load_cells
 from analysis.schema import Report, ScalingPoint, Series
 from analysis.series import InvariantError, build_report, check_invariant
 from benchmarks.record import Communication, Record

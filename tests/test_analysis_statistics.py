@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.statistics import DRAWS, STEP_RESAMPLES, bootstrap_median, generator, interval, step_factors
+from analysis.statistics.bootstrap import DRAWS, STEP_RESAMPLES, bootstrap_median, generator, interval, step_factors
 
 
 def test_step_factors_are_means_relative_to_the_mean() -> None:

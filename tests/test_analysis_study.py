@@ -12,23 +12,24 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import measures, study_check
-from analysis.axes import _spaced
-from analysis.course import course
-from analysis.drawing import _rows, study_drawing
-from analysis.estimate import Estimate
-from analysis.labels import axis_label, label, telling
-from analysis.load import Cell, Run, load_cells
-from analysis.measured import measure
-from analysis.panels import Subject, kinds, make_panel, panel_kind
-from analysis.panels.comparing import best_of
+from analysis import study_check
+from analysis.cells import measures
+from analysis.cells.labels import axis_label, label, telling
+from analysis.figures.axes import _spaced
+from analysis.figures.study import _rows, study_drawing
+from analysis.figures.style import figure_files
+from analysis.runs.course import course
+from analysis.runs.load import Cell, Run, load_cells
+from analysis.runs.measured import measure
 from analysis.scaling import all_files
 from analysis.schema import Report, json_schema
 from analysis.series import build_report
-from analysis.study import build_study, check_figure
+from analysis.statistics.estimate import Estimate
+from analysis.study.build import build_study, check_figure
+from analysis.study.panels import Subject, kinds, make_panel, panel_kind
+from analysis.study.panels.comparing import best_of
 from analysis.study_schema import Panel, PanelPoint, PanelSeries, Study
-from analysis.style import figure_files
-from analysis.tables import latex, markdown
+from analysis.tables.formats import latex, markdown
 from benchmarks.errors import ConfigError
 from benchmarks.record import Communication, Evaluation, Memory, Record, Span
 from tests import synthetic
@@ -549,7 +550,7 @@ def overlaps(axes: Any, renderer: Any) -> list[str]:
 def test_nothing_beside_a_panel_touches_anything_else(report: Report, tmp_path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from analysis import drawing
+    from analysis.figures import study
 
     over = Estimate(value=0.5, low=0.4, high=0.6)
     with_base = panel_of(9, notes=["best: a (1 s)"])
@@ -557,7 +558,7 @@ def test_nothing_beside_a_panel_touches_anything_else(report: Report, tmp_path: 
     assert report.study
     panels = [*report.study.panels, with_base, panel_of(10, "line", missing=["b: oom"])]
     drawn: list[Figure] = []
-    figure_files({"study": lambda: drawn.append(drawing._draw(panels)) or drawn[0]})  # type: ignore[func-returns-value]
+    figure_files({"study": lambda: drawn.append(study._draw(panels)) or drawn[0]})  # type: ignore[func-returns-value]
     (figure,) = drawn
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis import cell_tables, tables
-from analysis.columns import clean, clean_long, number
-from analysis.load import load_cells
+from analysis.runs.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.side_by_side import strategies_table
+from analysis.tables import cells, formats
+from analysis.tables.side_by_side import strategies_table
+from analysis.wording import clean, clean_long, number
 from benchmarks.record import Memory
 from benchmarks.sweep import Dropped
 from tests import synthetic
@@ -63,7 +63,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 def terminal(report: Report, width: int = 100) -> str:
     stream = io.StringIO()
-    tables.print_report(report, Console(file=stream, width=width, highlight=False))
+    formats.print_report(report, Console(file=stream, width=width, highlight=False))
     return stream.getvalue()
 
 
@@ -72,12 +72,12 @@ def test_worked_example_to_the_third_digit_in_every_format(tmp_path: Path) -> No
         of = synthetic.config(workers, global_batch=8192 * workers, epochs=2, steps=None)
         synthetic.write(tmp_path, [synthetic.epochs_record(of, [time, time], 8 // workers)])
     report = build_report(load_cells(tmp_path))
-    for text in (terminal(report), tables.markdown(report, [])):
+    for text in (terminal(report), formats.markdown(report, [])):
         assert "3.65" in text
         assert "0.913" in text
         assert "A ratio below 1 of weak-scaling times is an efficiency, not a speed" in text.replace("\n", " ")
-    assert "3.65" in tables.latex(report)
-    (_, row) = csv.DictReader(io.StringIO(tables.scaling_csv(report, report.weak)))
+    assert "3.65" in formats.latex(report)
+    (_, row) = csv.DictReader(io.StringIO(formats.scaling_csv(report, report.weak)))
     assert round(float(row["speedup"]), 3) == 3.653
     assert round(float(row["efficiency"]), 3) == 0.913
     assert float(row["epoch_time_s"]) == pytest.approx(5.02)
@@ -113,7 +113,7 @@ def test_base_line_names_smaller_points_without_a_number(tmp_path: Path) -> None
     configs = [synthetic.config(n) for n in (1, 2, 4)]
     synthetic.write(tmp_path, [synthetic.failed(configs[0], "oom"), *map(synthetic.record, configs[1:])])
     (series,) = build_report(load_cells(tmp_path)).strong
-    assert cell_tables.base_line(series) == "base: 2 workers, 100 ms per step, 640 samples/s (without a number: 1: oom)"
+    assert cells.base_line(series) == "base: 2 workers, 100 ms per step, 640 samples/s (without a number: 1: oom)"
 
 
 def test_intervals_are_shown_with_their_own_ends(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_intervals_are_shown_with_their_own_ends(tmp_path: Path) -> None:
         tmp_path,
         [synthetic.record(synthetic.config(n, repeat=r), [t] * 4) for n in times for r, t in enumerate(times[n])],
     )
-    text = tables.markdown(build_report(load_cells(tmp_path)), []).replace("\\", "")
+    text = formats.markdown(build_report(load_cells(tmp_path)), []).replace("\\", "")
     (row,) = [line for line in text.splitlines() if re.match(r"\|\s+1 \|\s+2 \|", line)]
     shown = [part.strip() for part in row.split("|")]
     assert "250 [200, 320]" in shown  # ms
@@ -169,7 +169,7 @@ def test_number(value: float, text: str) -> None:
 
 
 def test_markdown_tables_have_equal_columns_and_no_markup_from_names(hostile: Report) -> None:
-    text = tables.markdown(hostile, ["speedup.png"])
+    text = formats.markdown(hostile, ["speedup.png"])
     assert "<script" not in text
     assert "![speedup](speedup.png)" in text
     assert not re.search(r"(?<!\\)\[link", text)
@@ -181,7 +181,7 @@ def test_markdown_tables_have_equal_columns_and_no_markup_from_names(hostile: Re
 
 
 def test_latex_has_no_active_characters_from_names(hostile: Report) -> None:
-    text = tables.latex(hostile)
+    text = formats.latex(hostile)
     assert "\\input{/etc" not in text
     assert text.count("\\begin{table}") == text.count("\\end{table}") == 2
     assert text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
@@ -191,28 +191,28 @@ def test_latex_has_no_active_characters_from_names(hostile: Report) -> None:
 
 @given(st.text())
 def test_latex_escape_leaves_nothing_active(text: str) -> None:
-    escaped = tables.escape_latex(text)
+    escaped = formats.escape_latex(text)
     bare = re.sub(r"\\[a-zA-Z]+\{\}|\\[{}$&#%_]|\{[\[\]]\}|-\{\}", "", escaped)
     assert not re.search(r"[\\{}$&#%_^~<>|\"\[\]]|--", bare)
 
 
 @given(st.text())
 def test_markdown_escape_leaves_nothing_active(text: str) -> None:
-    escaped = tables.escape_markdown(clean(text))
+    escaped = formats.escape_markdown(clean(text))
     bare = re.sub(r"\\[\\`*_{}\[\]|$~#!]|&amp;|&lt;|&gt;", "", escaped)
     assert not re.search(r"[\\`*_{}\[\]|$~#!<>&\n]", bare)
 
 
 @given(st.lists(st.text(), min_size=2, max_size=4))
 def test_csv_round_trips_and_guards_formulas(texts: list[str]) -> None:
-    (_, row) = csv.reader(io.StringIO(tables.write_csv(["h"] * len(texts), [texts])))
+    (_, row) = csv.reader(io.StringIO(formats.write_csv(["h"] * len(texts), [texts])))
     for text, read in zip(texts, row, strict=True):
         assert not read.startswith(("=", "+", "-", "@", "\t", "\r"))
         assert read.removeprefix("'") == clean_long(text).removeprefix("'")
 
 
 def test_csv_of_hostile_names(hostile: Report) -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.cells_csv(hostile))))
+    rows = list(csv.DictReader(io.StringIO(formats.cells_csv(hostile))))
     assert len(rows) == 2 * len(HOSTILE)
     assert all(None not in row and None not in row.values() for row in rows)
     assert {row["workload"] for row in rows} >= {"'=HYPERLINK(\"http://x\",'y')", "'-1+1|cmd", "'@SUM(A1)", "x" * 500}
@@ -220,7 +220,7 @@ def test_csv_of_hostile_names(hostile: Report) -> None:
 
 
 def test_csv_numbers_stay_numbers() -> None:
-    assert tables.write_csv(["a", "b", "c"], [[-1.5, None, 3]]) == "a,b,c\n-1.5,,3\n"
+    assert formats.write_csv(["a", "b", "c"], [[-1.5, None, 3]]) == "a,b,c\n-1.5,,3\n"
 
 
 def test_terminal_obeys_no_codes_from_names(hostile: Report) -> None:

@@ -12,12 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from analysis.columns import estimated
-from analysis.load import Cell, load_cells
-from analysis.measures import estimate_of, label_of
-from analysis.panels import Subject, make_panel
-from analysis.series import build_report
-from analysis.target import (
+from analysis.cells.measures import estimate_of, label_of
+from analysis.cells.target import (
     attempt,
     attempts,
     median_draws,
@@ -26,6 +22,10 @@ from analysis.target import (
     survival,
     to_target,
 )
+from analysis.runs.load import Cell, load_cells
+from analysis.series import build_report
+from analysis.study.panels import Subject, make_panel
+from analysis.tables.columns import estimated
 from benchmarks.record import Evaluation, Reason, Record, Status
 from benchmarks.target import Target
 from tests import synthetic
@@ -151,7 +151,7 @@ def test_a_loss_goes_down_to_its_target() -> None:
 
 
 def load_course(accuracies: list[float]) -> Any:
-    from analysis.course import course
+    from analysis.runs.course import course
 
     return course(record(accuracies))
 
@@ -276,8 +276,8 @@ def test_panels_show_those_that_do_not_arrive(tmp_path: Path) -> None:
 
 def test_the_report_of_a_sweep_with_a_target(tmp_path: Path) -> None:
     """In CSV a bound has no value and no upper end; the figure is drawn."""
-    from analysis.figures import begun, figure_names
-    from analysis.tables import study_csv
+    from analysis.figures.report import begun, figure_names
+    from analysis.tables.formats import study_csv
 
     records = [record([0.9], 0), record([0.5] * 4, 1), record([0.4] * 4, 2)]
     figure = [{"kind": "cost_front"}, {"kind": "to_target", "y": "train_time_to_target_s"}]

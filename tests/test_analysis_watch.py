@@ -22,7 +22,7 @@ import pytest
 from rich.console import Console
 
 from analysis import watch
-from analysis.load import read_entries
+from analysis.runs.load import read_entries
 from analysis.scaling import main
 from benchmarks.record import archive
 from tests import synthetic

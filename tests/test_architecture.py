@@ -37,12 +37,26 @@ WITHOUT_TORCH = [
     "tuner",
 ]
 
+# The rooms of analysis/, in the order in which the data goes through them: from records to numbers, to what people
+# read, to the command lines.
+ANALYSIS = [
+    "statistics wording helpers",
+    "runs study_schema schema cells study series",
+    "tables figures advice",
+    "command recommend page exports watch scaling report compare study_check",
+]
+
 # Who knows Optuna: it takes a third of a second, so it is imported where a tuning sweep is at work, and not above.
-OPTUNA = {"benchmarks/trials.py", "analysis/importance.py"}
+OPTUNA = {"benchmarks/trials.py", "analysis/study/importance.py"}
 
 
 def modules(folder: str) -> list[Path]:
     return sorted((PROJECT / folder).rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    """`analysis/page/__init__.py` -> `analysis.page`."""
+    return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -102,6 +116,16 @@ def test_analysis_imports_the_core_and_itself(path: Path) -> None:
         assert top(imported) != "benchmarks" or part(imported) in CORE, imported
 
 
+@pytest.mark.parametrize("path", modules("analysis"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_each_room_of_analysis_imports_those_before_it(path: Path) -> None:
+    rooms = [room for shelf in ANALYSIS for room in shelf.split()]
+    if path != PROJECT / "analysis" / "__init__.py":
+        here = rooms.index(part(dotted(path)))
+        for imported in imports(path):
+            if top(imported) == "analysis":
+                assert rooms.index(part(imported)) <= here, imported
+
+
 @pytest.mark.parametrize("path", modules("slurm"), ids=lambda path: str(path.relative_to(PROJECT)))
 def test_slurm_imports_the_core_itself_and_submitit(path: Path) -> None:
     """And the images' command; but for what runs in a job: that is imported there, inside the entry function."""
@@ -126,7 +150,7 @@ def test_the_plugins_are_glue_without_torch(path: Path) -> None:
     for imported in imports(path):
         assert top(imported) not in {"torch", "torchvision", "submitit"}, imported
         if top(imported) == "analysis":
-            assert (path.stem, imported) == ("repeats", "analysis.intervals.widths")
+            assert (path.stem, imported) == ("repeats", "analysis.cells.intervals.widths")
             assert imported in {name for function in functions(path) for name in imports_in(function)}
 
 
@@ -135,8 +159,7 @@ MUST_DO_WITHOUT_TORCH = [
     *(f"slurm.{path.stem}" for path in modules("slurm")),
     *(f"containers.{path.stem}" for path in modules("containers") if path.stem != "selftest"),
     *("hydra_plugins.scalebench.sweeper", "hydra_plugins.scalebench.launcher"),
-    *(f"analysis.{path.stem}" for path in (PROJECT / "analysis").glob("*.py") if path.stem != "__init__"),
-    *(f"analysis.page.{path.stem}" for path in (PROJECT / "analysis" / "page").glob("*.py") if path.stem != "__init__"),
+    *(dotted(path) for path in modules("analysis")),
 ]
 # Each module is imported in a fork of its own, of a process that has imported what others have written.
 REFUSE_TORCH = """
@@ -185,7 +208,7 @@ def test_intervals_need_numpy_alone() -> None:
         f"        if name.partition('.')[0] in {others}:\n"
         "            raise ImportError(f'{name} is not installed here')\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "import analysis.intervals\n"
+        "import analysis.cells.intervals\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.ceiling_table import ceilings_table
-from analysis.columns import number
-from analysis.load import load_cells
+from analysis.runs.load import load_cells
 from analysis.series import build_report
+from analysis.tables.ceilings import ceilings_table
+from analysis.wording import number
 from benchmarks import ceilings
 from benchmarks.merge import RankResult, merge_ceilings
 from benchmarks.strategy import Place

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from analysis.diagnosis import Bottleneck
-from analysis.load import load_cells
+from analysis.runs.diagnosis import Bottleneck
+from analysis.runs.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.tables import all_tables, cells_csv, markdown
+from analysis.tables.formats import all_tables, cells_csv, markdown
 from benchmarks.profile import RankProfile, TensorCount, TimeSplit
 from benchmarks.record import Record, Span, Window
 from benchmarks.supervisor import supervise

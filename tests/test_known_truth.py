@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from analysis.campaign import read_campaign
-from analysis.candidates import Wanted
+from analysis.advice.candidates import Wanted
+from analysis.cells.campaign import read_campaign
 from analysis.compare import compare
-from analysis.load import load_cells
 from analysis.recommend import choose
+from analysis.runs.load import load_cells
 from analysis.schema import Point, Report
 from analysis.series import build_report
-from analysis.tables import markdown
+from analysis.tables.formats import markdown
 from benchmarks.record import RankSummary, Record, Span, Window
 from tests import synthetic
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from analysis.load import load_cells
-from analysis.panels import Subject
-from analysis.panels.ladder import ladder
+from analysis.runs.load import load_cells
+from analysis.study.panels import Subject
+from analysis.study.panels.ladder import ladder
 from analysis.study_schema import Panel
 from benchmarks.record import Evaluation, Record
 from tests import synthetic

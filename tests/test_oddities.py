@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from analysis import oddities
-from analysis.load import load_cells
-from analysis.oddities import Oddity, Slowest
+from analysis.runs import oddities
+from analysis.runs.load import load_cells
+from analysis.runs.oddities import Oddity, Slowest
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.tables import all_tables, cells_csv
+from analysis.tables.formats import all_tables, cells_csv
 from tests import synthetic
 
 Floats = NDArray[np.float64]

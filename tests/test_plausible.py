@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from analysis import plausible
-from analysis.datasheets import datasheet
-from analysis.load import load_cells
-from analysis.plausible import ABOVE_CEILING, ABOVE_IDEAL, ABOVE_LINK, ABOVE_PEAK, NEGATIVE
+from analysis.runs import plausible
+from analysis.runs.datasheets import datasheet
+from analysis.runs.load import load_cells
+from analysis.runs.plausible import ABOVE_CEILING, ABOVE_IDEAL, ABOVE_LINK, ABOVE_PEAK, NEGATIVE
 from analysis.schema import Point, Report
 from analysis.series import build_report
-from analysis.tables import cells_csv, markdown
+from analysis.tables.formats import cells_csv, markdown
 from benchmarks.record import Communication, ModelSize, Record
 from tests import synthetic
 
@@ -179,7 +179,7 @@ def test_negative_communication_beyond_noise(tmp_path: Path) -> None:
 @pytest.mark.parametrize("warmup_steps", [1, 5, 20, 1000])
 def test_noise_alone_is_hardly_ever_called_negative(warmup_steps: int) -> None:
     """One repeat of 500 cells without any communication: three standard errors below are rare."""
-    from analysis.statistics import step_factors
+    from analysis.statistics.bootstrap import step_factors
 
     seen = 0
     for number in range(500):

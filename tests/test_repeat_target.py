@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from analysis.statistics import Floats, bootstrap_median, estimate, generator, step_factors
+from analysis.statistics.bootstrap import Floats, bootstrap_median, estimate, generator, step_factors
 from benchmarks.errors import ConfigError
 from benchmarks.repeat_target import (
     JUDGED_FROM,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.metrics import straggler_ratio
+from analysis.runs.metrics import straggler_ratio
 from benchmarks.config import RunConfig
 from benchmarks.data.batches import Batch
 from benchmarks.errors import ConfigError, ImpossibleRunError

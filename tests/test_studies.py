@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from analysis.study import check_figure
+from analysis.study.build import check_figure
 from benchmarks.sweep import FULL_SIZE
 from benchmarks.sweep_files import sweep_named
 from benchmarks.variants import CONF_DIR

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from analysis.load import load_cells
-from analysis.target import attempts
+from analysis.cells.target import attempts
+from analysis.runs.load import load_cells
 from benchmarks.agent import preload
 from benchmarks.config import RunConfig
 from benchmarks.errors import ConfigError

@@ -14,7 +14,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from analysis.tuning import distance
+from analysis.study.search import distance
 from benchmarks.errors import ConfigError
 from benchmarks.folder import SweepFolder
 from benchmarks.record import Evaluation, Status

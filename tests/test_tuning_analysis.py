@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from analysis.drawing import study_drawing
-from analysis.importance import FEWEST_TRIALS, importances
-from analysis.load import load_cells
-from analysis.panels import Subject
-from analysis.panels.tuning import history
+from analysis.figures.study import study_drawing
+from analysis.figures.style import figure_files
+from analysis.runs.load import load_cells
 from analysis.scaling import main
 from analysis.schema import Report
 from analysis.series import build_report
-from analysis.style import figure_files
-from analysis.tables import markdown, trials_csv
-from analysis.tuning import distance
+from analysis.study.importance import FEWEST_TRIALS, importances
+from analysis.study.panels import Subject
+from analysis.study.panels.tuning import history
+from analysis.study.search import distance
+from analysis.tables.formats import markdown, trials_csv
 from benchmarks.folder import SweepFolder
 from benchmarks.record import Evaluation, Status
 from benchmarks.sweep import Plan

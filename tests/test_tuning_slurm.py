@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.load import load_cells
+from analysis.runs.load import load_cells
 from benchmarks.errors import UserError
 from benchmarks.folder import SweepFolder
 from benchmarks.sweep import read_sweep

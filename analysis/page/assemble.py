@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 
-from analysis.columns import clean, clean_long, summary
-from analysis.labels import cell_name
+from analysis.cells.labels import cell_name
 from analysis.page.chart import Chart
 from analysis.page.grid import heat_maps
 from analysis.page.rules import rules
@@ -27,7 +26,8 @@ from analysis.page.study import panel_chart
 from analysis.page.tables import diagnosis_shown, filters, laws_table, origins_table, tables
 from analysis.recommend import Recommendation
 from analysis.schema import Report
-from analysis.units import between, duration, energy_words
+from analysis.tables.columns import summary
+from analysis.wording import between, clean, clean_long, duration, energy_words
 
 
 @dataclass(frozen=True, kw_only=True)

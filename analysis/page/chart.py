@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.columns import clean, estimated, number
-from analysis.estimate import Estimate
-from analysis.style import COLOURS
+from analysis.figures.style import COLOURS
+from analysis.statistics.estimate import Estimate
+from analysis.tables.columns import estimated
+from analysis.wording import clean, number
 from benchmarks.variants import Option
 
 INK, MUTED, SURFACE = "@ink", "@muted", "@surface"

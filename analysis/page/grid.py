@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.columns import number, status
 from analysis.page.chart import MUTED, SURFACE, Chart, exact, plotly_text, said, setting_text, tags
 from analysis.schema import Point, Report
+from analysis.tables.columns import status
+from analysis.wording import number
 
 _MOST_MAPS = 12
 _COLOURS = [[0, "#e6f0f8"], [0.5, "#6aa9d6"], [1, "#0b4f86"]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.schema import Point, Report, Series
-from analysis.statistics import DRAWS, ENOUGH_REPEATS
+from analysis.statistics.bootstrap import DRAWS, ENOUGH_REPEATS
 
 Verdict = Literal["met", "partly met", "not met", "does not apply"]
 _ROUNDING = 1e-6

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.columns import clean, number
-from analysis.estimate import Estimate
 from analysis.page.chart import (
     DASHES,
     MUTED,
@@ -25,6 +23,8 @@ from analysis.page.chart import (
     tags,
 )
 from analysis.schema import Kind, Prediction, Report, ScalingPoint, Series
+from analysis.statistics.estimate import Estimate
+from analysis.wording import clean, number
 from benchmarks.variants import VARIANT_AXES
 
 _MOST_LINES = 8

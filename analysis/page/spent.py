@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.answers import Choice
-from analysis.columns import number
-from analysis.estimate import Estimate
-from analysis.labels import cell_name
+from analysis.advice.answers import Choice
+from analysis.cells.labels import cell_name
 from analysis.page.chart import (
     MUTED,
     SYMBOLS,
@@ -23,7 +21,8 @@ from analysis.page.chart import (
 )
 from analysis.recommend import Recommendation
 from analysis.schema import Point, Report
-from analysis.units import duration
+from analysis.statistics.estimate import Estimate
+from analysis.wording import duration, number
 
 _MOST_BARS = 40
 _MOST_POINTS = 400

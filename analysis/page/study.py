@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from analysis.columns import clean_long, number
 from analysis.page.chart import (
     DASHES,
     INK,
@@ -23,6 +22,7 @@ from analysis.page.chart import (
     said,
 )
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
+from analysis.wording import clean_long, number
 
 _BAR_PX, _AROUND_PX, _LEAST_PX = 34, 150, 260
 _MOST_BARS = 60

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from analysis.columns import Entry, TextTable, clean, clean_long, estimated, number, plain
-from analysis.diagnosis_table import diagnosis_table
 from analysis.page.chart import FILTERS, setting_text, tags
 from analysis.schema import Report, Series
-from analysis.tables import all_tables
+from analysis.tables.columns import Entry, TextTable, estimated, plain
+from analysis.tables.diagnosis import diagnosis_table
+from analysis.tables.formats import all_tables
+from analysis.wording import clean, clean_long, number
 
 _NUMBER_STARTS = "0123456789-><"
 

@@ -24,7 +24,7 @@ def repeats_of_cells(cfg: DictConfig, sweep: Sweep, folder: SweepFolder) -> Once
         return Once()
     check_sweep(target, sweep)
     try:
-        from analysis.intervals import widths  # the only look from here into that room; it needs numpy
+        from analysis.cells.intervals import widths  # the only look from here into that room; it needs numpy
     except ModuleNotFoundError as error:
         raise UserError(
             f"target_ci={cfg.target_ci}: intervals are made with {error.name}, which is not installed here; "

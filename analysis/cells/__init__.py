@@ -1,0 +1,1 @@
+"""One cell at a time, over its repeats: its numbers with their intervals, its name, its measures."""

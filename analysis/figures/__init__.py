@@ -1,0 +1,1 @@
+"""Figures as files, drawn from the report alone."""

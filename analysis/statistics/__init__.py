@@ -1,0 +1,1 @@
+"""Numbers with their uncertainty; knows nothing of the project."""

@@ -1,0 +1,1 @@
+"""Tables for people: what they hold, and the formats in which they are written."""
