@@ -9,6 +9,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def carry_out(
     arguments: Sequence[str] | None,
     act: Callable[[argparse.Namespace], int],
 ) -> int:
-    """Parse and act; returns the exit code: that of `act`, 2 for a mistake that the user can mend, 130 for Ctrl-C."""
+    """Parse and act; returns the exit code: that of `act`, 1 where a helper died, 2 for a mistake, 130 for Ctrl-C."""
     options = parser.parse_args(arguments)
     # Thousands of records are millions of objects that stay: to look through them again and again takes a fifth of the
     # time.
@@ -41,7 +42,13 @@ def carry_out(
         line, code = told(error)
         tell_errors([line])
         return code
+    except BrokenExecutor:
+        tell_errors(["a process that helped was killed, perhaps for want of memory: on one core (taskset) none helps"])
+        return 1
     except KeyboardInterrupt:
+        from analysis.helpers import end_helpers
+
+        end_helpers()
         return _INTERRUPTED
 
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,29 +60,64 @@ def test_one_core_has_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
     assert helpers.count_helpers() == 8
 
 
-@pytest.mark.parametrize("after_s", [0.1, 1.0, 2.5])
-def test_ctrl_c_ends_all_of_them_without_a_word(sweep: Path, after_s: float) -> None:
-    program = (
-        "import sys; from analysis.figures import report; from analysis.runs import load; "
-        "load._MANY_RECORDS = report._MANY_CELLS = 1; "
-        "from analysis.helpers import helpers; from analysis.report import main; "
-        "helpers().submit(int).result(); print('ready', flush=True); "
-        f"sys.exit(main([{str(sweep)!r}]))"
-    )
+# Before anything else, as a shell that begins a background job does.
+IGNORING = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+READY = (
+    "import os, sys, time; from analysis.figures import report; from analysis.runs import load; "
+    "load._MANY_RECORDS = report._MANY_CELLS = 1; "
+    "from analysis.helpers import helpers; from analysis.report import main; "
+)
+
+
+@contextmanager
+def report_of(sweep: Path, start: str) -> Iterator[subprocess.Popen[str]]:
+    """A report whose helper has something to do, in a process group of its own, as a terminal's foreground job is."""
     with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
+        [sys.executable, "-c", f"{READY}{start}print('ready', flush=True); sys.exit(main([{str(sweep)!r}]))"],
+        cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("start", "after_s", "codes"),
+    [
+        ("helpers().submit(time.sleep, 60); ", 0.5, {130}),
+        ("", 0.1, {0, 130}),  # the report may be over, or in an import that loses the exception
+        ("", 1.0, {0, 130}),
+        ("", 2.5, {0, 130}),
+        (IGNORING, 0.5, {0}),
+    ],
+)
+def test_ctrl_c_ends_all_of_them_without_a_word(sweep: Path, start: str, after_s: float, codes: set[int]) -> None:
+    with report_of(sweep, start) as process:
         time.sleep(after_s)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode in (0, 130), err
+    assert process.returncode in codes, err
     if process.returncode:
         assert "Traceback" not in err
         assert out == ""
     assert wait_until(lambda: not alive(process.pid), 10)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.2, 1.0])
+def test_they_do_not_outlive_a_report_that_is_killed(sweep: Path, after_s: float) -> None:
+    with report_of(sweep, "helpers().submit(time.sleep, 60); ") as process:
+        time.sleep(after_s)
+        process.kill()
+    assert wait_until(lambda: not alive(process.pid), 10)
+
+
+def test_one_that_is_killed_is_told_in_one_line(sweep: Path) -> None:
+    with report_of(sweep, "helpers().submit(os.kill, helpers().submit(os.getpid).result(), 9); ") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines() == [
+        "error: a process that helped was killed, perhaps for want of memory: on one core (taskset) none helps"
+    ]
 
 
 def alive(group: int) -> bool:
