@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.errors import UserError, told
+from benchmarks.core.errors import UserError, told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +91,7 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen_sweep(options: argparse.Namespace) -> Path:
     """The folder that was named, or the newest sweep's. Raises UserError where there is none."""
-    from benchmarks.folder import newest_sweep
+    from benchmarks.core.folder import newest_sweep
 
     folder: Path = options.dir or newest_sweep(options.results)
     return folder
@@ -130,7 +130,7 @@ def write_all(out: Path, files: Mapping[str, bytes]) -> list[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    from benchmarks.record import replace
+    from benchmarks.core.record import replace
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from analysis.cells.campaign import Campaign, CampaignCell, matched, pin, read_c
 from analysis.statistics.bootstrap import LEVEL
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.permutation import Shift, enough, holm, shift
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 
 EXIT_REGRESSION = 1
 _BOTH = (1 - LEVEL) / 2

@@ -23,7 +23,7 @@ from analysis.runs.load import Loaded, load_cells
 from analysis.schema import Report
 from analysis.series import build_report
 from analysis.wording import between, duration, energy_words
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 
 DEFAULT_SAMPLES = 1_000_000.0
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

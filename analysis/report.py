@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from analysis import command
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 
 if TYPE_CHECKING:
     from analysis.advice.goals import Goal

@@ -15,8 +15,8 @@ from analysis.runs.oddities import Oddity
 from analysis.runs.origins import Origin
 from analysis.statistics.estimate import Estimate
 from analysis.study_schema import Search, Study
-from benchmarks.profile import RankProfile
-from benchmarks.variants import Option
+from benchmarks.core.profile import RankProfile
+from benchmarks.core.variants import Option
 
 SCHEMA_VERSION = 1
 
@@ -109,8 +109,9 @@ class Point(msgspec.Struct, kw_only=True):
     ceilings: Annotated[
         dict[str, float],
         Meta(
-            description="What the hardware did at best in the same jobs, by the names of `benchmarks/ceilings.py`: "
-            "medians over repeats of means over workers. Empty where `ceilings=true` was not given."
+            description="What the hardware did at best in the same jobs, by the names of "
+            "`benchmarks/measuring/ceilings.py`: medians over repeats of means over workers. Empty where "
+            "`ceilings=true` was not given."
         ),
     ] = {}
     allreduce_gb_per_s: Annotated[

@@ -20,10 +20,10 @@ from analysis.statistics.bootstrap import estimate
 from analysis.statistics.estimate import Estimate
 from analysis.study.build import build_study
 from analysis.study.search import build_search
-from benchmarks.errors import UserError
-from benchmarks.sweep import FIXED_BATCH
-from benchmarks.telling import is_part_of_cell
-from benchmarks.variants import VARIANT_AXES, Option
+from benchmarks.core.errors import UserError
+from benchmarks.core.sweep import FIXED_BATCH
+from benchmarks.core.telling import is_part_of_cell
+from benchmarks.core.variants import VARIANT_AXES, Option
 
 _MOST_FITS = 100
 """Series of a kind beyond which no laws are fitted: each takes some hundredths of a second."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from analysis import command
 from analysis.study.build import check_figure
-from benchmarks.errors import UserError
-from benchmarks.sweep_files import sweep_named
+from benchmarks.core.errors import UserError
+from benchmarks.core.sweep_files import sweep_named
 
 
 def main(names: Sequence[str] | None = None) -> int:

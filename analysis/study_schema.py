@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from analysis.statistics.estimate import Estimate
-from benchmarks.variants import Option
+from benchmarks.core.variants import Option
 
 
 class PanelPoint(msgspec.Struct, kw_only=True):

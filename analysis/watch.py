@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from analysis.runs.load import Entry, Loaded, Read, Unreadable, load_cells, read_entries
 from analysis.schema import Report
 from analysis.series import build_report
-from benchmarks.folder import SweepFolder, sweep_files
-from benchmarks.progress import PROGRESS_NAME
-from benchmarks.record import OWN_FAULT, WELL
+from benchmarks.core.folder import SweepFolder, sweep_files
+from benchmarks.core.progress import PROGRESS_NAME
+from benchmarks.core.record import OWN_FAULT, WELL
 
 if TYPE_CHECKING:
     from rich.console import Console

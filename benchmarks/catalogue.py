@@ -10,13 +10,13 @@ import hydra
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.composed import run_mapping
-from benchmarks.errors import ConfigError, UserError
-from benchmarks.hydra_errors import HYDRA_ERRORS, one_line
-from benchmarks.sweep import FULL_SIZE, Sweep, at_size, plan
-from benchmarks.sweep_files import sweep_named
-from benchmarks.tuning import read_search
-from benchmarks.variants import CONF_DIR, names_on
+from benchmarks.command_line.composed import run_mapping
+from benchmarks.command_line.hydra_errors import HYDRA_ERRORS, one_line
+from benchmarks.core.errors import ConfigError, UserError
+from benchmarks.core.sweep import FULL_SIZE, Sweep, at_size, plan
+from benchmarks.core.sweep_files import sweep_named
+from benchmarks.core.variants import CONF_DIR, names_on
+from benchmarks.tuning.definition import read_search
 
 _WIDTH_OF_FILES = 120
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.config import CompileMode
-from benchmarks.errors import UserError
-from benchmarks.record import Check
+from benchmarks.core.config import CompileMode
+from benchmarks.core.errors import UserError
+from benchmarks.core.record import Check
 
 _MANY = 1_000_000
 _OF_GRAPHS = ("reduce-overhead", "cudagraphs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
 from benchmarks.data import Dataset
 from benchmarks.workload import ImageShape, Shape, TextShape, TokenShape, build
 

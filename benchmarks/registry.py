@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from benchmarks.config import Variant
-from benchmarks.errors import unknown
-from benchmarks.variants import extra_folder
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import unknown
+from benchmarks.core.variants import extra_folder
 
 Made = TypeVar("Made")
 Maker = TypeVar("Maker", bound=Callable[..., Any])

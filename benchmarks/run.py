@@ -17,25 +17,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from benchmarks.boxed import go_inside
-from benchmarks.cluster import placed, threads_share
-from benchmarks.composed import check_data_folder, run_mapping, sweep_of
-from benchmarks.config import RunConfig
-from benchmarks.errors import UserError, told
-from benchmarks.folder import SweepFolder
-from benchmarks.hydra_errors import HYDRA_ERRORS, one_line
-from benchmarks.interruption import Interrupted
+from benchmarks.command_line.boxed import go_inside
+from benchmarks.command_line.composed import check_data_folder, run_mapping, sweep_of
+from benchmarks.command_line.hydra_errors import HYDRA_ERRORS, one_line
+from benchmarks.core.cluster import placed, threads_share
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import UserError, told
+from benchmarks.core.folder import SweepFolder
+from benchmarks.supervision.interruption import Interrupted
 
 if TYPE_CHECKING:
-    from benchmarks.record import Record
+    from benchmarks.core.record import Record
 
 SINGLE_RUNS = "single_runs"
 
 
 def run_job(cfg: DictConfig) -> Record | None:
     """Make one run here and leave its record; None on the nodes that only take part."""
-    from benchmarks.supervisor import supervise
-    from benchmarks.team import team_here
+    from benchmarks.supervision.supervisor import supervise
+    from benchmarks.supervision.team import team_here
 
     team = team_here()
     sweep = sweep_of(cfg).name if _in_sweep() else SINGLE_RUNS
@@ -78,8 +78,8 @@ def _task(cfg: DictConfig) -> Record | None:
     except (UserError, OSError) as error:
         raise SystemExit(_say(error)) from error
     if record and not _in_sweep():
-        from benchmarks.console import outcome
-        from benchmarks.record import WELL
+        from benchmarks.command_line.console import outcome
+        from benchmarks.core.record import WELL
 
         print(outcome(record))
         if record.status not in WELL:

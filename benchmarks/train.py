@@ -17,25 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import sanity
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
+from benchmarks.core.energy import RankEnergy
+from benchmarks.core.profile import RankProfile
+from benchmarks.core.record import Check, DataFacts, Evaluation, ModelSize
+from benchmarks.core.target import target_to_stop_at
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Batch, Loader
 from benchmarks.data.held_out import hold_out
 from benchmarks.data.subset import subset, with_shuffled_labels
-from benchmarks.energy import RankEnergy
-from benchmarks.flops import model_size
 from benchmarks.loader import loaders
+from benchmarks.measuring import sanity
+from benchmarks.measuring.flops import model_size
+from benchmarks.measuring.peaks import Peaks
+from benchmarks.measuring.step_times import Communication, StepTimes
+from benchmarks.measuring.timing import Clock
 from benchmarks.meters import Meter
 from benchmarks.mixing import held_out_share
-from benchmarks.partial import SoFar
-from benchmarks.peaks import Peaks
-from benchmarks.profile import RankProfile
-from benchmarks.record import Check, DataFacts, Evaluation, ModelSize
-from benchmarks.step_times import Communication, StepTimes
+from benchmarks.process.partial import SoFar
 from benchmarks.strategy import Place, Strategy
-from benchmarks.target import target_to_stop_at
-from benchmarks.timing import Clock
 from benchmarks.trainer import Trainer
 
 
@@ -150,7 +150,7 @@ def _timed(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -
 
 def _profiled(trainer: Trainer, loader: Loader, dataset: Dataset, report: Report) -> Measured:
     """A few steps under the profiler in place of the window; first a few without it, to compare with."""
-    from benchmarks import profiling  # here: all other runs start sooner without
+    from benchmarks.measuring import profiling  # here: all other runs start sooner without
 
     report.phase("profile")
     batches = loader.endless()

@@ -11,29 +11,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks import sanity
 from benchmarks.batch_schedule import batch_schedules
 from benchmarks.batch_schedule.noise import measured_noise_scale
-from benchmarks.ceilings import measure_ceilings
-from benchmarks.communication import Probe
 from benchmarks.compiling import Compilation
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
+from benchmarks.core.record import Check, Evaluation
 from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch, Division, Loader
-from benchmarks.evaluation import Evaluator
 from benchmarks.lr_schedule import lr_schedules
 from benchmarks.lr_schedule.rates import Rates, samples_of
+from benchmarks.measuring import sanity
+from benchmarks.measuring.ceilings import measure_ceilings
+from benchmarks.measuring.communication import Probe
+from benchmarks.measuring.evaluation import Evaluator
+from benchmarks.measuring.slowdown import Slowdown, SlowedStep, slowdown_for
+from benchmarks.measuring.step_times import Communication
+from benchmarks.measuring.timing import Clock, clock_for
 from benchmarks.mixing import Mixing, Setting, inserted, make_mixing
 from benchmarks.model import build_model
 from benchmarks.optimizer import TakeStep, WatchingOptimizer, optimizers
 from benchmarks.precision import precisions
-from benchmarks.record import Check, Evaluation
 from benchmarks.restore import Snapshot
-from benchmarks.slowdown import Slowdown, SlowedStep, slowdown_for
-from benchmarks.step_times import Communication
 from benchmarks.strategy import Place, Step, Strategy
 from benchmarks.strategy.traffic import size_bytes
-from benchmarks.timing import Clock, clock_for
 
 
 class Trainer:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from benchmarks.errors import ConfigError, UserError
+from benchmarks.core.errors import ConfigError, UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEFINITION = PROJECT / "containers" / "scalebench.def"

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.errors import UserError
-from benchmarks.record import replace
+from benchmarks.core.errors import UserError
+from benchmarks.core.record import replace
 from containers.bases import DEFINITION, PROJECT, Base, build_arguments, find_base, inputs_hash
 from containers.command import find_runtime
 from containers.image import Image, file_sha256, last_line, manifest_path, open_image, probe, read_manifest

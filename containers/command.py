@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from benchmarks.errors import ConfigError, UserError
+from benchmarks.core.errors import ConfigError, UserError
 from containers.image import Image
 
 RUNTIMES = ("apptainer", "singularity")

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.errors import UserError
-from benchmarks.record import replace
+from benchmarks.core.errors import UserError
+from benchmarks.core.record import replace
 
 PACKAGES = ("torch", "torchvision", "numpy", "submitit", "cloudpickle", "hydra-core", "msgspec", "nvidia-nccl-cu13")
 PROBE_LIMIT_S = 120

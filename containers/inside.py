@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.cluster import mapping_at
-from benchmarks.config import RunConfig, one_line
-from benchmarks.errors import ConfigError, UserError, unknown
-from benchmarks.variants import extra_folder
+from benchmarks.core.cluster import mapping_at
+from benchmarks.core.config import RunConfig, one_line
+from benchmarks.core.errors import ConfigError, UserError, unknown
+from benchmarks.core.variants import extra_folder
 from containers.command import RUNTIMES, Container, Folders, find_runtime, prefix, python, python_string
 from containers.image import Image, open_image, verify
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.errors import UserError, told
-from benchmarks.folder import CANCEL_NAME, SweepFolder, newest_sweep
+from benchmarks.core.errors import UserError, told
+from benchmarks.core.folder import CANCEL_NAME, SweepFolder, newest_sweep
 from slurm import commands
 from slurm.state import look
 from slurm.submit import settle

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 
 _PATIENCE_S = 120.0
 

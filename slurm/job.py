@@ -36,13 +36,13 @@ def run(payload: dict[str, Any]) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: None)  # submitit's own handler would have Slurm requeue the job
 
     # Here, not above: the login node reads this module, and need not have torch.
-    from benchmarks.config import RunConfig
-    from benchmarks.folder import SweepFolder
-    from benchmarks.interruption import Interrupted
-    from benchmarks.launch_times import before_supervisor
-    from benchmarks.record import WELL
-    from benchmarks.supervisor import supervise
-    from benchmarks.team import team_here
+    from benchmarks.core.config import RunConfig
+    from benchmarks.core.folder import SweepFolder
+    from benchmarks.core.record import WELL
+    from benchmarks.supervision.interruption import Interrupted
+    from benchmarks.supervision.launch_times import before_supervisor
+    from benchmarks.supervision.supervisor import supervise
+    from benchmarks.supervision.team import team_here
 
     order = msgspec.convert(payload, Payload)
     folder = Path(order.folder)

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from benchmarks.folder import SweepFolder
-from benchmarks.record import OWN_FAULT, WELL
-from benchmarks.sweep import Plan, shown_keys
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import OWN_FAULT, WELL
+from benchmarks.core.sweep import Plan, shown_keys
 from slurm import sbatch
 from slurm.reconcile import reconciled
 from slurm.state import SweepState, look, submissions
@@ -30,7 +30,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     plan: Plan
     extended: Callable[[Plan], Plan] = _as_it_is
-    """Adds what has become necessary by the results up to now; see `benchmarks/adaptive.py`."""
+    """Adds what has become necessary by the results up to now; see `benchmarks/core/adaptive.py`."""
     cluster: Mapping[str, Any]
     """The composed file, with its `slurm` section."""
     max_attempts: int

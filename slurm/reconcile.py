@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.folder import ManifestRun, SweepFolder
-from benchmarks.progress import PROGRESS_NAME
-from benchmarks.record import RECORD_NAME, Reason, Record, Status, archive, write_record
+from benchmarks.core.folder import ManifestRun, SweepFolder
+from benchmarks.core.progress import PROGRESS_NAME
+from benchmarks.core.record import RECORD_NAME, Reason, Record, Status, archive, write_record
 from slurm.commands import PastJob
 from slurm.sbatch import JOBS_FOLDER
 from slurm.state import RunState, SweepState, look

@@ -19,8 +19,8 @@ import msgspec
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from benchmarks.errors import UserError
-from benchmarks.sweep import PlannedRun
+from benchmarks.core.errors import UserError
+from benchmarks.core.sweep import PlannedRun
 from slurm import job
 from slurm.commands import SlurmError, is_of_allocation, no_slurm, words
 from slurm.shapes import Batch

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.config import RunConfig
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.sweep import PlannedRun
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.sweep import PlannedRun
 from slurm.commands import NodeGroup
 from slurm.site import Site, site_of
 

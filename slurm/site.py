@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from benchmarks.cluster import mapping_at, node_types
-from benchmarks.config import one_line
-from benchmarks.errors import ConfigError, unknown
+from benchmarks.core.cluster import mapping_at, node_types
+from benchmarks.core.config import one_line
+from benchmarks.core.errors import ConfigError, unknown
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from benchmarks.errors import UserError
-from benchmarks.folder import MANIFEST_NAME, NO_SWEEP, ManifestRun, SweepFolder
-from benchmarks.progress import Progress, read_progress
-from benchmarks.record import Head
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import MANIFEST_NAME, NO_SWEEP, ManifestRun, SweepFolder
+from benchmarks.core.progress import Progress, read_progress
+from benchmarks.core.record import Head
 from slurm import commands, sbatch
 from slurm.commands import PastJob, QueuedJob, SlurmError
 

@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.errors import UserError, told
-from benchmarks.folder import SweepFolder, newest_sweep
+from benchmarks.core.errors import UserError, told
+from benchmarks.core.folder import SweepFolder, newest_sweep
 from slurm.reconcile import reconciled
 from slurm.state import RunState, SweepState, look
 

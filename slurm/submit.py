@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.errors import UserError
-from benchmarks.folder import CANCEL_NAME, SweepFolder
-from benchmarks.sweep import PlannedRun
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import CANCEL_NAME, SweepFolder
+from benchmarks.core.sweep import PlannedRun
 from containers.inside import Inside, inside, read_container
 from slurm import commands, sbatch
 from slurm.commands import SlurmError

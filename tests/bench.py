@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
+from benchmarks.core.record import RECORD_NAME, read_record
 from benchmarks.data import load
-from benchmarks.record import RECORD_NAME, read_record
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import timed_span
 from benchmarks.trainer import Trainer

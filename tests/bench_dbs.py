@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import RunConfig
-from benchmarks.record import Record
-from benchmarks.supervisor import supervise
+from benchmarks.core.config import RunConfig
+from benchmarks.core.record import Record
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import base_mapping
 
 TURNS = 5

@@ -17,7 +17,7 @@ from torch import nn
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data import load
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import timed_span

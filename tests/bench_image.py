@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 from containers.command import Container, Folders, find_runtime, prefix, python
 from containers.image import open_image, verify
 from containers.inside import BUILT, REPO

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data import load
-from benchmarks.hardware import count_cores, has_bf16
 from benchmarks.strategy import Place, strategies
+from benchmarks.supervision.hardware import count_cores, has_bf16
 from benchmarks.train import Measured, Report, measure
 from benchmarks.workload import ImageShape, build
 from tests.conftest import base_mapping

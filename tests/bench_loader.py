@@ -6,11 +6,11 @@ from statistics import median
 
 import torch
 
-from benchmarks.agent import preload
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data import load
 from benchmarks.loader import loaders
 from benchmarks.strategy import Place, strategies
+from benchmarks.supervision.agent import preload
 from benchmarks.train import timed_span
 from benchmarks.trainer import Trainer
 from tests.conftest import base_mapping

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from tests.conftest import base_mapping
 from tests.pipeline_crew import trainer_of
 

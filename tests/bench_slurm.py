@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.record import RECORD_NAME, read_record
+from benchmarks.core.record import RECORD_NAME, read_record
 from slurm.commands import SlurmError, call
 
 PROJECT = Path(__file__).resolve().parent.parent

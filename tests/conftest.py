@@ -20,10 +20,10 @@ os.environ["SCALEBENCH_EXTRA"] = str(PROJECT / "tests" / "extra")
 POWERCAP = Path(tempfile.gettempdir()) / f"scalebench-powercap-{os.getpid()}"
 os.environ["SCALEBENCH_POWERCAP"] = str(POWERCAP)
 
-from benchmarks.composed import CONTROL_KEYS  # noqa: E402
-from benchmarks.config import RunConfig  # noqa: E402
-from benchmarks.sweep import apply  # noqa: E402
-from benchmarks.variants import CONF_DIR, VARIANT_AXES, variant_file  # noqa: E402
+from benchmarks.command_line.composed import CONTROL_KEYS  # noqa: E402
+from benchmarks.core.config import RunConfig  # noqa: E402
+from benchmarks.core.sweep import apply  # noqa: E402
+from benchmarks.core.variants import CONF_DIR, VARIANT_AXES, variant_file  # noqa: E402
 from tests.fake_slurm import FakeSlurm  # noqa: E402
 from tests.ordinary_user import (  # noqa: E402, F401 - fixtures: for a session, so not those of one module
     _image_in_the_background,

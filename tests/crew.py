@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.agent import preload
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data import load
 from benchmarks.data.batches import Batch, Loader
-from benchmarks.step_times import Communication, StepTimes
+from benchmarks.measuring.step_times import Communication, StepTimes
 from benchmarks.strategy import Place, Strategy, strategies
+from benchmarks.supervision.agent import preload
 from benchmarks.trainer import Trainer
 
 Made = TypeVar("Made")

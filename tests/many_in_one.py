@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions

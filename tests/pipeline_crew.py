@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data import Dataset, load
 from benchmarks.data.batches import Loader
 from benchmarks.strategy import Place, strategies

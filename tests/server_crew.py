@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Measured, Report, measure
 from tests.crew import CPU, Case, Outcome, take

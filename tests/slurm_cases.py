@@ -12,13 +12,13 @@ import msgspec
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from benchmarks.config import RunConfig
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.progress import Progress, write_progress
-from benchmarks.record import Reason, Record, Status, write_record
-from benchmarks.sweep import Plan, PlannedRun, plan, read_sweep
-from benchmarks.variants import CONF_DIR
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.progress import Progress, write_progress
+from benchmarks.core.record import Reason, Record, Status, write_record
+from benchmarks.core.sweep import Plan, PlannedRun, plan, read_sweep
+from benchmarks.core.variants import CONF_DIR
 from slurm.launch import Order, launch
 from tests.conftest import base_mapping
 from tests.fake_slurm import FakeSlurm

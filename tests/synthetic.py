@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.energy import SCOPES, CounterReading, Energy, PowerSeries, Source
-from benchmarks.folder import MANIFEST_NAME, Manifest, ManifestRun
-from benchmarks.record import Check, Evaluation, RankSummary, Reason, Record, Span, Window, write_record
-from benchmarks.sweep import Dropped
+from benchmarks.core.energy import SCOPES, CounterReading, Energy, PowerSeries, Source
+from benchmarks.core.folder import MANIFEST_NAME, Manifest, ManifestRun
+from benchmarks.core.record import Check, Evaluation, RankSummary, Reason, Record, Span, Window, write_record
+from benchmarks.core.sweep import Dropped
 
 _BASE: dict[str, Any] = {
     "sweep": "synthetic",

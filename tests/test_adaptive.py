@@ -14,12 +14,12 @@ from analysis.cells.intervals import widths
 from analysis.runs.load import load_cells
 from analysis.series import build_report
 from analysis.tables.cells import cells_table
-from benchmarks.adaptive import Once, Rounds, check_sweep, repeat_of
-from benchmarks.errors import ConfigError
-from benchmarks.folder import MANIFEST_NAME, SweepFolder
-from benchmarks.record import RECORD_NAME, Status
-from benchmarks.repeat_target import RepeatTarget, Width
-from benchmarks.sweep import Plan, PlannedRun, plan, read_sweep
+from benchmarks.core.adaptive import Once, Rounds, check_sweep, repeat_of
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.folder import MANIFEST_NAME, SweepFolder
+from benchmarks.core.record import RECORD_NAME, Status
+from benchmarks.core.repeat_target import RepeatTarget, Width
+from benchmarks.core.sweep import Plan, PlannedRun, plan, read_sweep
 from hydra_plugins.scalebench.sweeper import ScalebenchSweeper
 from tests import synthetic
 from tests.conftest import base_mapping

@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 
 from analysis.runs.load import load_cells
 from analysis.series import build_report
-from benchmarks.adaptive import repeat_of
-from benchmarks.config import RunConfig
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.record import RECORD_NAME, read_record, write_record
-from benchmarks.sweep import PlannedRun, read_sweep
+from benchmarks.core.adaptive import repeat_of
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import RECORD_NAME, read_record, write_record
+from benchmarks.core.sweep import PlannedRun, read_sweep
 from hydra_plugins.scalebench.repeats import repeats_of_cells
 from tests.test_command_line import Shell
 

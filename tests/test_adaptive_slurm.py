@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from analysis.cells.intervals import widths
-from benchmarks.adaptive import Rounds
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.repeat_target import RepeatTarget
-from benchmarks.sweep import PlannedRun
+from benchmarks.core.adaptive import Rounds
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.repeat_target import RepeatTarget
+from benchmarks.core.sweep import PlannedRun
 from slurm import status
 from slurm.cancel import cancel
 from slurm.launch import Order, launch, planned

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import allocation
-from benchmarks.agent import Exit
-from benchmarks.allocation import job, why_terminated
-from benchmarks.folder import CANCEL_NAME
-from benchmarks.heartbeat import PHASES, Pulse
-from benchmarks.progress import PROGRESS_NAME
-from benchmarks.record import RECORD_NAME, read_record
-from benchmarks.verdict import of_interruption, of_node
+from benchmarks.core.folder import CANCEL_NAME
+from benchmarks.core.progress import PROGRESS_NAME
+from benchmarks.core.record import RECORD_NAME, read_record
+from benchmarks.process.heartbeat import PHASES, Pulse
+from benchmarks.supervision import allocation
+from benchmarks.supervision.agent import Exit
+from benchmarks.supervision.allocation import job, why_terminated
+from benchmarks.supervision.verdict import of_interruption, of_node
 from tests.test_command_line import Shell, shell, wait_until
 
 __all__ = ["shell"]  # the fixture: no process is left behind

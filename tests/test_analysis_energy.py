@@ -27,8 +27,8 @@ from analysis.study.panels import Subject, make_panel
 from analysis.tables import formats
 from analysis.tables.cells import scaling_table
 from analysis.wording import energy_words
-from benchmarks.energy import SCOPES
-from benchmarks.record import Record
+from benchmarks.core.energy import SCOPES
+from benchmarks.core.record import Record
 from tests import synthetic
 from tests.test_analysis_recommend import MILLION, PRICED
 from tests.test_analysis_target import record as course_of

@@ -23,7 +23,7 @@ from analysis.runs.load import load_cells
 from analysis.scaling import main
 from analysis.schema import SCHEMA_VERSION, Report
 from analysis.series import build_report
-from benchmarks.record import Evaluation
+from benchmarks.core.record import Evaluation
 from tests import synthetic
 from tests.test_analysis_report import HOSTILE, write_hostile
 

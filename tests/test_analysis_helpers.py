@@ -16,7 +16,7 @@ import pytest
 from analysis import helpers
 from analysis.runs import load
 from analysis.runs.load import load_cells
-from benchmarks.record import RECORD_NAME
+from benchmarks.core.record import RECORD_NAME
 from tests import synthetic
 from tests.conftest import PROJECT
 from tests.test_command_line import wait_until

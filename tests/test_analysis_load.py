@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from analysis.runs.load import load_cells
-from benchmarks.errors import UserError
-from benchmarks.folder import newest_sweep
-from benchmarks.record import RECORD_NAME, Check, Evaluation, Span
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import newest_sweep
+from benchmarks.core.record import RECORD_NAME, Check, Evaluation, Span
 from tests import synthetic
 
 

@@ -13,8 +13,8 @@ from analysis.runs.load import load_cells
 from analysis.series import build_report
 from analysis.study.panels import Subject, make_panel
 from analysis.tables.profiles import profile_table
-from benchmarks.errors import ConfigError
-from benchmarks.profile import OperatorTime, RankProfile, TensorCount, TimeSplit
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.profile import OperatorTime, RankProfile, TensorCount, TimeSplit
 from tests import synthetic
 
 EMPTY: dict[str, Any] = {"window": None, "ranks": [], "evaluation": []}

@@ -35,8 +35,8 @@ from analysis.series import build_report
 from analysis.statistics.estimate import Estimate
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from analysis.tables.formats import all_tables, escape_markdown, markdown
-from benchmarks.record import ModelSize
-from benchmarks.sweep import Dropped
+from benchmarks.core.record import ModelSize
+from benchmarks.core.sweep import Dropped
 from tests import synthetic
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

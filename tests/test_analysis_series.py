@@ -15,9 +15,9 @@ from analysis.cells.point import setting_keys
 from analysis.runs.load import Cell, load_cells
 from analysis.schema import Report, ScalingPoint, Series
 from analysis.series import InvariantError, build_report, check_invariant
-from benchmarks.record import Communication, Record
-from benchmarks.sweep import Dropped
-from benchmarks.variants import Option
+from benchmarks.core.record import Communication, Record
+from benchmarks.core.sweep import Dropped
+from benchmarks.core.variants import Option
 from tests import synthetic
 
 

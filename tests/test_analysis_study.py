@@ -30,8 +30,8 @@ from analysis.study.panels import Subject, kinds, make_panel, panel_kind
 from analysis.study.panels.comparing import best_of
 from analysis.study_schema import Panel, PanelPoint, PanelSeries, Study
 from analysis.tables.formats import latex, markdown
-from benchmarks.errors import ConfigError
-from benchmarks.record import Communication, Evaluation, Memory, Record, Span
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.record import Communication, Evaluation, Memory, Record, Span
 from tests import synthetic
 
 EPOCHS: dict[str, Any] = {"steps": None, "epochs": 2}

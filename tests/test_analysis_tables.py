@@ -18,8 +18,8 @@ from analysis.series import build_report
 from analysis.tables import cells, formats
 from analysis.tables.side_by_side import strategies_table
 from analysis.wording import clean, clean_long, number
-from benchmarks.record import Memory
-from benchmarks.sweep import Dropped
+from benchmarks.core.record import Memory
+from benchmarks.core.sweep import Dropped
 from tests import synthetic
 
 HOSTILE = [

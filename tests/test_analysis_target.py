@@ -26,8 +26,8 @@ from analysis.runs.load import Cell, load_cells
 from analysis.series import build_report
 from analysis.study.panels import Subject, make_panel
 from analysis.tables.columns import estimated
-from benchmarks.record import Evaluation, Reason, Record, Status
-from benchmarks.target import Target
+from benchmarks.core.record import Evaluation, Reason, Record, Status
+from benchmarks.core.target import Target
 from tests import synthetic
 
 ACCURACY = Target(metric="accuracy", value=0.9)
@@ -294,7 +294,7 @@ def test_the_report_of_a_sweep_with_a_target(tmp_path: Path) -> None:
 
 
 def folder_manifest(folder: Path, records: Sequence[Record], figure: list[dict[str, Any]]) -> None:
-    from benchmarks.folder import MANIFEST_NAME
+    from benchmarks.core.folder import MANIFEST_NAME
 
     synthetic.write_manifest(folder, [each.config for each in records])
     path = folder / MANIFEST_NAME

@@ -24,7 +24,7 @@ from rich.console import Console
 from analysis import watch
 from analysis.runs.load import read_entries
 from analysis.scaling import main
-from benchmarks.record import archive
+from benchmarks.core.record import archive
 from tests import synthetic
 
 CONFIGS = [synthetic.config(workers, repeat=repeat) for workers in (1, 2) for repeat in (0, 1)]

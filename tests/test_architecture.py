@@ -12,30 +12,14 @@ import pytest
 
 from tests.conftest import PROJECT
 
-# The core knows neither torch nor Hydra nor submitit; analysis and the submitting side build on it.
-CORE = {"config", "variants", "cluster", "sweep", "sweep_files", "record", "folder", "progress", "errors", "rules"}
-CORE |= {"key_needs", "telling", "profile", "target", "search_space", "rungs", "tuning", "tuning_text", "trials"}
-CORE |= {"energy"}
-CORE |= {"repeat_target", "adaptive"}
-COMMAND_LINE = {"run", "composed", "boxed", "hydra_errors", "catalogue"}
+# What analysis, the submitting side and the images' side build on: it knows neither torch nor Hydra nor submitit.
+CORE = {"core", "tuning"}
+COMMAND_LINE = {"run", "catalogue", "command_line"}
 FOREIGN = {"torch", "torchvision", "submitit", "hydra", "omegaconf"}
 
-# Modules of benchmarks/ that this process must be able to import before, or without, torch.
-WITHOUT_TORCH = [
-    "run",
-    "supervisor",
-    "agent",
-    "watch",
-    "reporter",
-    "allocation",
-    "merge",
-    "step_times",
-    "heartbeat",
-    "console",
-    "environment",
-    "hardware",
-    "tuner",
-]
+# Besides the core: rooms and modules that must be imported before torch, or without it.
+WITHOUT_TORCH = COMMAND_LINE | {"supervision"}
+SINGLE_MODULES_WITHOUT_TORCH = ["benchmarks.measuring.step_times", "benchmarks.process.heartbeat"]
 
 # The rooms of analysis/, in the order in which the data goes through them: from records to numbers, to what people
 # read, to the command lines.
@@ -47,7 +31,7 @@ ANALYSIS = [
 ]
 
 # Who knows Optuna: it takes a third of a second, so it is imported where a tuning sweep is at work, and not above.
-OPTUNA = {"benchmarks/trials.py", "analysis/study/importance.py"}
+OPTUNA = {"benchmarks/tuning/trials.py", "analysis/study/importance.py"}
 
 
 def modules(folder: str) -> list[Path]:
@@ -90,33 +74,34 @@ def top(name: str) -> str:
 
 
 def part(name: str) -> str:
-    """`benchmarks.config.RunConfig` -> `config`."""
-    return name.split(".")[1]
+    """The room: `benchmarks.core.config.RunConfig` -> `core`; nothing for the top itself."""
+    return name.split(".")[1] if "." in name else ""
 
 
-@pytest.mark.parametrize("name", sorted(CORE))
-def test_the_core_imports_only_itself(name: str) -> None:
-    for imported in imports(PROJECT / "benchmarks" / f"{name}.py"):
+@pytest.mark.parametrize("path", modules("benchmarks/core") + modules("benchmarks/tuning"), ids=dotted)
+def test_the_core_imports_only_itself(path: Path) -> None:
+    allowed = {"core", part(dotted(path))}
+    for imported in imports(path):
         assert top(imported) not in FOREIGN | {"analysis", "slurm", "hydra_plugins"}, imported
-        assert top(imported) != "benchmarks" or part(imported) in CORE, imported
+        assert top(imported) != "benchmarks" or part(imported) in allowed, imported
 
 
-@pytest.mark.parametrize("path", modules("benchmarks"), ids=lambda path: str(path.relative_to(PROJECT)))
+@pytest.mark.parametrize("path", modules("benchmarks"), ids=dotted)
 def test_benchmarks_import_no_other_room(path: Path) -> None:
     for imported in imports(path):
         assert top(imported) not in {"analysis", "slurm", "hydra_plugins", "submitit"}, imported
         if top(imported) in {"hydra", "omegaconf"}:
-            assert path.stem in COMMAND_LINE, f"{path} imports {imported}"
+            assert part(dotted(path)) in COMMAND_LINE, f"{path} imports {imported}"
 
 
-@pytest.mark.parametrize("path", modules("analysis"), ids=lambda path: str(path.relative_to(PROJECT)))
+@pytest.mark.parametrize("path", modules("analysis"), ids=dotted)
 def test_analysis_imports_the_core_and_itself(path: Path) -> None:
     for imported in imports(path):
         assert top(imported) not in FOREIGN | {"slurm", "hydra_plugins"}, imported
         assert top(imported) != "benchmarks" or part(imported) in CORE, imported
 
 
-@pytest.mark.parametrize("path", modules("analysis"), ids=lambda path: str(path.relative_to(PROJECT)))
+@pytest.mark.parametrize("path", modules("analysis"), ids=dotted)
 def test_each_room_of_analysis_imports_those_before_it(path: Path) -> None:
     rooms = [room for shelf in ANALYSIS for room in shelf.split()]
     if path != PROJECT / "analysis" / "__init__.py":
@@ -126,7 +111,7 @@ def test_each_room_of_analysis_imports_those_before_it(path: Path) -> None:
                 assert rooms.index(part(imported)) <= here, imported
 
 
-@pytest.mark.parametrize("path", modules("slurm"), ids=lambda path: str(path.relative_to(PROJECT)))
+@pytest.mark.parametrize("path", modules("slurm"), ids=dotted)
 def test_slurm_imports_the_core_itself_and_submitit(path: Path) -> None:
     """And the images' command; but for what runs in a job: that is imported there, inside the entry function."""
     for imported in imports(path):
@@ -136,7 +121,7 @@ def test_slurm_imports_the_core_itself_and_submitit(path: Path) -> None:
             assert imported in {name for function in functions(path) for name in imports_in(function)}, imported
 
 
-@pytest.mark.parametrize("path", modules("containers"), ids=lambda path: str(path.relative_to(PROJECT)))
+@pytest.mark.parametrize("path", modules("containers"), ids=dotted)
 def test_containers_import_the_core_and_themselves(path: Path) -> None:
     for imported in imports(path):
         if path.stem != "selftest":  # runs inside an image
@@ -144,7 +129,7 @@ def test_containers_import_the_core_and_themselves(path: Path) -> None:
             assert top(imported) != "benchmarks" or part(imported) in CORE, imported
 
 
-@pytest.mark.parametrize("path", modules("hydra_plugins"), ids=lambda path: str(path.relative_to(PROJECT)))
+@pytest.mark.parametrize("path", modules("hydra_plugins"), ids=dotted)
 def test_the_plugins_are_glue_without_torch(path: Path) -> None:
     """One of them looks into analysis, where repeats are judged by the tables' intervals, and only when it is asked."""
     for imported in imports(path):
@@ -155,11 +140,10 @@ def test_the_plugins_are_glue_without_torch(path: Path) -> None:
 
 
 MUST_DO_WITHOUT_TORCH = [
-    *(f"benchmarks.{name}" for name in sorted(CORE | set(WITHOUT_TORCH))),
-    *(f"slurm.{path.stem}" for path in modules("slurm")),
-    *(f"containers.{path.stem}" for path in modules("containers") if path.stem != "selftest"),
-    *("hydra_plugins.scalebench.sweeper", "hydra_plugins.scalebench.launcher"),
-    *(dotted(path) for path in modules("analysis")),
+    *(name for name in map(dotted, modules("benchmarks")) if part(name) in CORE | WITHOUT_TORCH),
+    *SINGLE_MODULES_WITHOUT_TORCH,
+    *(dotted(path) for path in modules("containers") if path.stem != "selftest"),
+    *(dotted(path) for room in ("slurm", "hydra_plugins", "analysis") for path in modules(room)),
 ]
 # Each module is imported in a fork of its own, of a process that has imported what others have written.
 REFUSE_TORCH = """
@@ -216,7 +200,7 @@ def test_intervals_need_numpy_alone() -> None:
 @pytest.mark.parametrize(
     "path",
     [path for folder in ("benchmarks", "slurm", "analysis", "hydra_plugins") for path in modules(folder)],
-    ids=lambda path: str(path.relative_to(PROJECT)),
+    ids=dotted,
 )
 def test_optuna_is_imported_where_a_tuning_sweep_is_at_work(path: Path) -> None:
     if any(top(imported) == "optuna" for imported in imports(path)):

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from benchmarks.batch_schedule import batch_schedules
 from benchmarks.batch_schedule.noise import measured_noise_scale, noise_scale
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.core.record import Record
+from benchmarks.core.variants import variant_file
 from benchmarks.data import load
 from benchmarks.data.batches import Batch
-from benchmarks.errors import ImpossibleRunError
-from benchmarks.record import Record
-from benchmarks.supervisor import supervise
-from benchmarks.variants import variant_file
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun
 
 

@@ -10,12 +10,12 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks import catalogue
-from benchmarks.composed import quoted, sweep_of
-from benchmarks.config import RunConfig
-from benchmarks.errors import ConfigError
-from benchmarks.folder import SweepFolder
-from benchmarks.sweep import at_size, plan, read_sweep
-from benchmarks.variants import CONF_DIR, names_on
+from benchmarks.command_line.composed import quoted, sweep_of
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.sweep import at_size, plan, read_sweep
+from benchmarks.core.variants import CONF_DIR, names_on
 from tests.conftest import base_mapping
 
 SIZED: dict[str, Any] = {

@@ -13,10 +13,10 @@ from analysis.runs.load import load_cells
 from analysis.series import build_report
 from analysis.tables.ceilings import ceilings_table
 from analysis.wording import number
-from benchmarks import ceilings
-from benchmarks.merge import RankResult, merge_ceilings
+from benchmarks.measuring import ceilings
 from benchmarks.strategy import Place
-from benchmarks.supervisor import supervise
+from benchmarks.supervision.merge import RankResult, merge_ceilings
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun
 
 PRODUCTS = [f"matmul_{precision}_flops_per_s" for precision in ("fp32", "bf16", "fp16")]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import Record
+from benchmarks.core.record import Record
 from containers.image import Image
 from tests.ordinary_user import as_user
 from tests.test_cluster_sweeps import SLOW, SWEEP, Sweeps, in_window, queue, refused

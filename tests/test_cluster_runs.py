@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import RECORD_NAME, Record, read_record
+from benchmarks.core.record import RECORD_NAME, Record, read_record
 from tests.ordinary_user import as_user, clone_with_venv
 from tests.test_command_line import wait_until
 from tests.test_onehost import cluster, submit

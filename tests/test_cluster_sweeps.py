@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.record import RECORD_NAME, Record, read_record
+from benchmarks.core.record import RECORD_NAME, Record, read_record
 from tests.ordinary_user import SCRIPT, STATE, USER, as_user
 from tests.test_cluster_runs import environment, home, supervisors
 from tests.test_command_line import wait_until

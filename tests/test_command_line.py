@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.folder import SweepFolder
-from benchmarks.record import RECORD_NAME, read_record
-from benchmarks.variants import names_on
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import RECORD_NAME, read_record
+from benchmarks.core.variants import names_on
 from tests.conftest import PROJECT, WORKERS_UNTRACED
 
 SLOW_SWEEP = (

@@ -12,8 +12,8 @@ from torch._dynamo.utils import counters
 
 from benchmarks import compiling
 from benchmarks.compiling import Compilation
-from benchmarks.config import RunConfig
-from benchmarks.errors import ConfigError, UserError
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ConfigError, UserError
 from benchmarks.strategy import Place, strategies
 from benchmarks.train import Report, measure
 from benchmarks.trainer import Trainer

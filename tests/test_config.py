@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.config import RunConfig, flatten
-from benchmarks.errors import ConfigError, ImpossibleRunError
-from benchmarks.variants import variant_file
+from benchmarks.core.config import RunConfig, flatten
+from benchmarks.core.errors import ConfigError, ImpossibleRunError
+from benchmarks.core.variants import variant_file
 from tests.conftest import MakeRun, base_mapping
 
 

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import record
-from benchmarks.errors import ConfigError, UserError
+from benchmarks.core import record
+from benchmarks.core.errors import ConfigError, UserError
 from containers import bases, build, image, index, selftest
 from containers.command import Container, Folders, find_runtime, prefix, python, python_string
 from containers.image import Facts, Image, manifest_path, open_image, read_manifest, verify

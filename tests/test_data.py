@@ -13,11 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.variants import variant_file
 from benchmarks.data import DataError, Dataset, Split, load
 from benchmarks.data.batches import Batch, Division, Loader, global_batch_sizes
 from benchmarks.data.subset import subset, with_shuffled_labels
-from benchmarks.variants import variant_file
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.record import Record
+from benchmarks.core.record import Record
 from benchmarks.strategy.dbs import SpeedDivision, apportion, smoothed
-from benchmarks.supervisor import supervise
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun
 from tests.test_supervisor import faulty
 

@@ -15,9 +15,9 @@ from analysis.runs.load import load_cells
 from analysis.schema import Report
 from analysis.series import build_report
 from analysis.tables.formats import all_tables, cells_csv, markdown
-from benchmarks.profile import RankProfile, TensorCount, TimeSplit
-from benchmarks.record import Record, Span, Window
-from benchmarks.supervisor import supervise
+from benchmarks.core.profile import RankProfile, TensorCount, TimeSplit
+from benchmarks.core.record import Record, Span, Window
+from benchmarks.supervision.supervisor import supervise
 from tests import synthetic
 from tests.conftest import MakeRun
 

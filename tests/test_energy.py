@@ -11,16 +11,16 @@ import msgspec
 import pytest
 import torch
 
-from benchmarks.agent import preload
-from benchmarks.config import RunConfig
-from benchmarks.energy import CounterReading, RankEnergy, Source, merge_energy, precision_notes
-from benchmarks.merge import RankResult, energy_of, steps_of_all
+from benchmarks.core.config import RunConfig
+from benchmarks.core.energy import CounterReading, RankEnergy, Source, merge_energy, precision_notes
+from benchmarks.core.record import Record, RecordError, read_record, write_record
+from benchmarks.measuring.step_times import StepTimes
 from benchmarks.meters import Meter
 from benchmarks.meters.counter import Counter, Sample
-from benchmarks.record import Record, RecordError, read_record, write_record
-from benchmarks.step_times import StepTimes
 from benchmarks.strategy import Place, strategies
-from benchmarks.supervisor import supervise
+from benchmarks.supervision.agent import preload
+from benchmarks.supervision.merge import RankResult, energy_of, steps_of_all
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.train import Report, measure
 from tests.conftest import POWERCAP, MakeRun
 from tests.fake_power import burning, domain

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.record import DataFacts, ModelSize
+from benchmarks.core.variants import variant_file
 from benchmarks.data import Dataset, Split
-from benchmarks.flops import model_size
+from benchmarks.measuring import flops
+from benchmarks.measuring.flops import model_size
 from benchmarks.model import build_model
-from benchmarks.record import DataFacts, ModelSize
-from benchmarks.supervisor import supervise
-from benchmarks.variants import variant_file
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.workload import ImageShape, workloads
 from tests.conftest import MakeRun
 

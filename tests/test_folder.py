@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.folder import LEDGER_NAME, SweepFolder
-from benchmarks.record import Status, write_record
-from benchmarks.sweep import Plan, plan, read_sweep
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import LEDGER_NAME, SweepFolder
+from benchmarks.core.record import Status, write_record
+from benchmarks.core.sweep import Plan, plan, read_sweep
 from tests.conftest import MakeRun, base_mapping
 from tests.test_record import a_record
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ConfigError, ImpossibleRunError
 from benchmarks.data import load
-from benchmarks.errors import ConfigError, ImpossibleRunError
 from benchmarks.fusion import foldable_pairs, folded
 from benchmarks.strategy import Place, strategies
 from benchmarks.trainer import Trainer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hardware import counted_here, has_bf16
+from benchmarks.supervision.hardware import counted_here, has_bf16
 
 ZEN3 = "processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma f16c vaes\n\nprocessor\t: 1\nflags\t\t: avx512_bf16\n"
 SKYLAKE = "flags\t\t: avx2 avx512f avx512dq avx512bw avx512vl\n"

@@ -16,14 +16,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data import load
 from benchmarks.data.batches import Division, Loader
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Place, Step, strategies
 from benchmarks.strategy.hogwild import Hogwild, SharedMemory, WholeEpochs
-from benchmarks.supervisor import supervise
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.trainer import Trainer
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import Case, Crews, Outcome, take, take_together

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import RECORD_NAME, Record, read_record
+from benchmarks.core.record import RECORD_NAME, Record, read_record
 from containers.command import Container, python, python_string
 from containers.image import Image, open_image
 from tests.ordinary_user import PATH, USER, as_user, clone_with_venv, command, make_image, own, said

@@ -22,7 +22,7 @@ from analysis.runs.load import load_cells
 from analysis.schema import Point, Report
 from analysis.series import build_report
 from analysis.tables.formats import markdown
-from benchmarks.record import RankSummary, Record, Span, Window
+from benchmarks.core.record import RankSummary, Record, Span, Window
 from tests import synthetic
 
 SERIAL, ALONE_S, NOISE, BATCH, STEPS = 0.1, 0.4, 0.01, 64, 20

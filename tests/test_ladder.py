@@ -11,7 +11,7 @@ from analysis.runs.load import load_cells
 from analysis.study.panels import Subject
 from analysis.study.panels.ladder import ladder
 from analysis.study_schema import Panel
-from benchmarks.record import Evaluation, Record
+from benchmarks.core.record import Evaluation, Record
 from tests import synthetic
 
 RUNGS: dict[str, tuple[dict[str, Any], float]] = {

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from benchmarks.launch_times import CONTAINER_START
+from benchmarks.supervision.launch_times import CONTAINER_START
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.alone
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.alone
 PROGRAM = (
     "import json, sys, time\n"
     "time.sleep(0.3)\n"
-    "from benchmarks.launch_times import before_supervisor\n"
+    "from benchmarks.supervision.launch_times import before_supervisor\n"
     "print(json.dumps(before_supervisor(sys.argv[1] if len(sys.argv) > 1 else None)))\n"
 )
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import merge, reporter
-from benchmarks.config import RunConfig
-from benchmarks.heartbeat import PHASES, Pulse
-from benchmarks.merge import RankResult
-from benchmarks.progress import PROGRESS_NAME, Progress, read_progress
-from benchmarks.record import Record
-from benchmarks.reporter import Meter
-from benchmarks.supervisor import supervise
-from benchmarks.team import WORD_LIMIT_S
-from benchmarks.watch import DEADLINE_MARGIN_S, Ending, Limits
+from benchmarks.core.config import RunConfig
+from benchmarks.core.progress import PROGRESS_NAME, Progress, read_progress
+from benchmarks.core.record import Record
+from benchmarks.process.heartbeat import PHASES, Pulse
+from benchmarks.supervision import merge, reporter
+from benchmarks.supervision.merge import RankResult
+from benchmarks.supervision.reporter import Meter
+from benchmarks.supervision.supervisor import supervise
+from benchmarks.supervision.team import WORD_LIMIT_S
+from benchmarks.supervision.watch import DEADLINE_MARGIN_S, Ending, Limits
 from tests.conftest import MakeRun, base_mapping
 from tests.test_supervisor import faulty
 

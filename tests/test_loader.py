@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.agent import preload
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.core.variants import variant_file
 from benchmarks.data import Split
 from benchmarks.data.batches import Batch, Division, Feed, Loader
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.loader import loaders
 from benchmarks.strategy.dbs import SpeedDivision
 from benchmarks.strategy.hogwild import WholeEpochs
-from benchmarks.variants import variant_file
+from benchmarks.supervision.agent import preload
 from tests.conftest import MakeRun
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from torchvision.transforms import functional as reference
 from benchmarks.augmentation import augmentations
 from benchmarks.augmentation.chance import below, words
 from benchmarks.augmentation.crop_flip import windows
-from benchmarks.config import Variant
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
 from tests.conftest import MakeRun
 
 CPU = torch.device("cpu")

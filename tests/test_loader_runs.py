@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.agent import preload
-from benchmarks.config import RunConfig
-from benchmarks.heartbeat import Heartbeat
-from benchmarks.record import Record, Window
-from benchmarks.supervisor import supervise as supervise_any
+from benchmarks.core.config import RunConfig
+from benchmarks.core.record import Record, Window
+from benchmarks.process.heartbeat import Heartbeat
+from benchmarks.supervision.agent import preload
+from benchmarks.supervision.supervisor import supervise as supervise_any
 from tests.conftest import MakeRun
 
 SLOW = {"augmentation": "slow", "loader": "processes", "strategy": "single", "steps": None, "epochs": 1}

@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data.batches import Batch
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Place, Step
 from benchmarks.strategy.local_sgd import LocalSgd
-from benchmarks.supervisor import supervise
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import Case, Crews, Outcome, take, take_together
 from tests.many_in_one import Worker, accuracy, shares_of_batches, workers_on_copies

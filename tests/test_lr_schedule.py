@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from benchmarks.config import RunConfig, Variant
+from benchmarks.core.config import RunConfig, Variant
+from benchmarks.core.errors import ConfigError, ImpossibleRunError
+from benchmarks.core.variants import variant_file
 from benchmarks.data import load
 from benchmarks.data.batches import Batch, Division
-from benchmarks.errors import ConfigError, ImpossibleRunError
 from benchmarks.lr_schedule import LrSchedule, lr_schedules
 from benchmarks.lr_schedule.rates import Rates, samples_of
 from benchmarks.strategy import Place, strategies
 from benchmarks.strategy.parameter_server.wire import RATE_FACTOR, Kind
 from benchmarks.trainer import Trainer
-from benchmarks.variants import variant_file
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import CPU, Case, Crews, Outcome, take
 from tests.server_crew import take_and_measure

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from benchmarks.merge import (
+from benchmarks.core.record import Check, Evaluation
+from benchmarks.measuring.step_times import Communication, StepTimes
+from benchmarks.supervision.merge import (
     RankResult,
     ledger,
     merge_checks,
@@ -15,8 +17,6 @@ from benchmarks.merge import (
     steps_of_all,
     summarise,
 )
-from benchmarks.record import Check, Evaluation
-from benchmarks.step_times import Communication, StepTimes
 
 
 def result(rank: int, **changes: object) -> RankResult:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data import Dataset, Split
 from benchmarks.data.batches import Batch
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.mixing import Setting, make_mixing
 from benchmarks.mixing.meta_mixup import MetaMixup
 from benchmarks.precision import precisions

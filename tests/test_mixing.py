@@ -15,11 +15,11 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from benchmarks.config import RunConfig, Variant
+from benchmarks.core.config import RunConfig, Variant
+from benchmarks.core.errors import ConfigError, ImpossibleRunError
 from benchmarks.data import Dataset, Split, load
 from benchmarks.data.batches import Batch, Loader
 from benchmarks.data.held_out import hold_out
-from benchmarks.errors import ConfigError, ImpossibleRunError
 from benchmarks.loss import Loss
 from benchmarks.mixing import held_out_share
 from benchmarks.mixing.blend import Blend, Draws, MixedLoss, _chosen

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.config import RunConfig, Variant
+from benchmarks.core.config import RunConfig, Variant
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.core.variants import variant_file
 from benchmarks.data import load
 from benchmarks.data.batches import Batch, Division
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.optimizer import TakeStep, optimizers
 from benchmarks.optimizer.fisher import FISHERS, Vectors, sampled
 from benchmarks.optimizer.kronecker import KroneckerLayer, damped_inverses, input_moment, is_kronecker, output_moment
@@ -24,7 +25,6 @@ from benchmarks.optimizer.ngd import Curvature, NaturalGradient
 from benchmarks.restore import Snapshot
 from benchmarks.strategy import Place, strategies
 from benchmarks.trainer import Trainer
-from benchmarks.variants import variant_file
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import CPU, Case, Crews, Outcome, take, take_together
 from tests.test_strategies import largest_difference

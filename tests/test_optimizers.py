@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.core.variants import variant_file
 from benchmarks.data.batches import Division
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.optimizer import WatchingOptimizer, optimizers
 from benchmarks.optimizer.implementations import flags
 from benchmarks.restore import Snapshot
-from benchmarks.variants import variant_file
 from tests.conftest import MakeRun
 from tests.test_ngd import trainer_of
 

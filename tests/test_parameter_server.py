@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.config import RunConfig
-from benchmarks.errors import ImpossibleRunError
-from benchmarks.record import Record
-from benchmarks.supervisor import supervise
-from benchmarks.sweep import apply
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.core.record import Record
+from benchmarks.core.sweep import apply
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.train import Measured
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import Case, Crews, Outcome, take

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 import torch
 
-from benchmarks.merge import Failure, RankResult
-from benchmarks.partial import ResultFile, SoFar
-from benchmarks.record import Evaluation
-from benchmarks.step_times import StepTimes
-from benchmarks.timing import CudaClock, MonotonicClock
+from benchmarks.core.record import Evaluation
+from benchmarks.measuring.step_times import StepTimes
+from benchmarks.measuring.timing import CudaClock, MonotonicClock
+from benchmarks.process.partial import ResultFile, SoFar
+from benchmarks.supervision.merge import Failure, RankResult
 
 FAILURE = Failure(status="timeout", phase="window", kind="asked", message="")
 

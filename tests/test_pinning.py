@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from benchmarks import pinning
-from benchmarks.errors import ConfigError, ImpossibleRunError
-from benchmarks.pinning import (
+from benchmarks.core.errors import ConfigError, ImpossibleRunError
+from benchmarks.process import pinning
+from benchmarks.process.pinning import (
     blocks,
     core_numbers,
     near_device,
@@ -22,7 +22,7 @@ from benchmarks.pinning import (
     pin_worker,
     siblings,
 )
-from benchmarks.supervisor import supervise
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun
 
 Made = TypeVar("Made")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.config import RunConfig
-from benchmarks.errors import ConfigError
-from benchmarks.supervisor import supervise
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ConfigError
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
 from tests.crew import Case, Crews, Outcome, take, take_together
 from tests.pipeline_crew import Seen, act_together, look, overflow, trainer_of

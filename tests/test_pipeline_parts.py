@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmarks import rules
-from benchmarks.config import Variant
+from benchmarks.core import rules
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.core.variants import variant_file
 from benchmarks.data.batches import Batch
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.model import ToFloat
 from benchmarks.precision import precisions
 from benchmarks.strategy.balance import measured_costs_s, partition
 from benchmarks.strategy.layers import Part, Slice, layers_of
 from benchmarks.strategy.schedules import IGNORED, SCHEDULES, BatchLoss, MicroBatches, Plan, unwrapped
-from benchmarks.variants import variant_file
 from benchmarks.workload import ImageShape, build, workloads
 from tests.conftest import MakeRun
 

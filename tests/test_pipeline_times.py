@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from tests.conftest import base_mapping
 from tests.pipeline_crew import Seen, act_together, timed
 

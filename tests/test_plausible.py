@@ -18,7 +18,7 @@ from analysis.runs.plausible import ABOVE_CEILING, ABOVE_IDEAL, ABOVE_LINK, ABOV
 from analysis.schema import Point, Report
 from analysis.series import build_report
 from analysis.tables.formats import cells_csv, markdown
-from benchmarks.record import Communication, ModelSize, Record
+from benchmarks.core.record import Communication, ModelSize, Record
 from tests import synthetic
 
 A100 = "NVIDIA A100-SXM4-80GB"

@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks import trace
-from benchmarks.agent import preload
-from benchmarks.config import RunConfig
-from benchmarks.folder import SweepFolder
-from benchmarks.profile import RankProfile, TimeSplit, trace_name
-from benchmarks.record import RECORD_NAME, Record, read_record
+from benchmarks.core.config import RunConfig
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.profile import RankProfile, TimeSplit, trace_name
+from benchmarks.core.record import RECORD_NAME, Record, read_record
+from benchmarks.core.sweep import Plan, PlannedRun, Sweep, plan
+from benchmarks.measuring import trace
 from benchmarks.strategy import Place, strategies
-from benchmarks.supervisor import supervise
-from benchmarks.sweep import Plan, PlannedRun, Sweep, plan
+from benchmarks.supervision.agent import preload
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.train import Report, measure
 from tests.conftest import MakeRun, base_mapping
 

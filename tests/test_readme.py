@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.variants import CONF_DIR, VARIANT_AXES, names_on
+from benchmarks.core.variants import CONF_DIR, VARIANT_AXES, names_on
 from tests.conftest import PROJECT, WORKERS_UNTRACED
 
 README = (PROJECT / "README.md").read_text()

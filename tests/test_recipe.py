@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from tests.conftest import base_mapping
 from tests.crew import Case, take
 

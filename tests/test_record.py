@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.record import (
+from benchmarks.core.record import (
     RECORD_NAME,
     SCHEMA_VERSION,
     Check,
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_no_part_of_a_record_and_keeps_the_old_one(tmp_path: 
     old.write_bytes(b"whole")
     program = (
         "import pathlib, resource\n"
-        "from benchmarks.record import replace, write_once\n"
+        "from benchmarks.core.record import replace, write_once\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "for write, name in ((write_once, 'new.json'), (replace, 'old.json')):\n"

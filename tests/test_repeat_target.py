@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from analysis.statistics.bootstrap import Floats, bootstrap_median, estimate, generator, step_factors
-from benchmarks.errors import ConfigError
-from benchmarks.repeat_target import (
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.repeat_target import (
     JUDGED_FROM,
     RepeatTarget,
     Width,

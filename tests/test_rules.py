@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.errors import ConfigError
-from benchmarks.rules import holds
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.rules import holds
 
 VALUES = {"workers": 4, "strategy": "ddp", "optimizer.lr": 0.1, "global_batch": 96, "parts": [0.5, 0.2]}
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from benchmarks.config import Variant
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.optimizer import optimizers
 from benchmarks.strategy import Place
 from benchmarks.strategy.parameter_server import client as client_module

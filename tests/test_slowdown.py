@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from analysis.runs.metrics import straggler_ratio
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ConfigError, ImpossibleRunError
 from benchmarks.data.batches import Batch
-from benchmarks.errors import ConfigError, ImpossibleRunError
-from benchmarks.slowdown import HostSlowdown, SlowedStep, kernels, slowdown_for
-from benchmarks.supervisor import supervise
+from benchmarks.measuring.slowdown import HostSlowdown, SlowedStep, kernels, slowdown_for
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
 
 BATCH = Batch(torch.zeros(1), torch.zeros(1), 1.0)

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
 from slurm.commands import SlurmError
 from slurm.launch import describe, launch, planned
 from tests.fake_slurm import FakeSlurm, idle_node

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks.errors import ConfigError
-from benchmarks.folder import SweepFolder
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.folder import SweepFolder
 from hydra_plugins.scalebench.launcher import SlurmLauncher
 from tests.conftest import PROJECT
 from tests.fake_slurm import FakeSlurm

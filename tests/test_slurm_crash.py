@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.folder import LEDGER_NAME, SweepFolder
+from benchmarks.core.folder import LEDGER_NAME, SweepFolder
 from slurm.cancel import cancel
 from slurm.launch import Order, launch
 from slurm.state import look

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.sweep import PlannedRun
+from benchmarks.core.errors import UserError
+from benchmarks.core.sweep import PlannedRun
 from slurm import sbatch
 from slurm.sbatch import Array
 from slurm.shapes import batches

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.errors import ConfigError, UserError
-from benchmarks.sweep import PlannedRun
+from benchmarks.core.errors import ConfigError, UserError
+from benchmarks.core.sweep import PlannedRun
 from slurm import sbatch
 from slurm.commands import NodeGroup, node_groups, tasks_of
 from slurm.shapes import Shape, batches, check_fits, earlier_times_s

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.errors import ConfigError
+from benchmarks.core.errors import ConfigError
 from slurm.site import Site, shared_path_problem, site_of
 from tests.slurm_cases import a_plan, cluster_file
 

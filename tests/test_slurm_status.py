@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.folder import SweepFolder
-from benchmarks.progress import PROGRESS_NAME
-from benchmarks.record import Record, Status
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.progress import PROGRESS_NAME
+from benchmarks.core.record import Record, Status
 from slurm.commands import past_jobs
 from slurm.launch import launch
 from slurm.status import as_plain, current

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.folder import SweepFolder
-from benchmarks.record import Status
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import Status
 from slurm.launch import launch
 from tests.fake_slurm import FakeSlurm
 from tests.slurm_cases import (

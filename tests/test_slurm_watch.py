@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from benchmarks.folder import CANCEL_NAME, SweepFolder
+from benchmarks.core.folder import CANCEL_NAME, SweepFolder
 from slurm import status
 from slurm.cancel import cancel
 from slurm.cancel import main as cancel_main

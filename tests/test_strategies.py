@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from tests.conftest import base_mapping
 from tests.crew import Case, Crews, Outcome, take, take_together
 

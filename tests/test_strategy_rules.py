@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.config import Variant
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.core.sweep import plan, read_sweep
 from benchmarks.precision import precisions
-from benchmarks.supervisor import supervise
-from benchmarks.sweep import plan, read_sweep
+from benchmarks.supervision.supervisor import supervise
 from tests.conftest import MakeRun, base_mapping
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

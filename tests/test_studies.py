@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from analysis.study.build import check_figure
-from benchmarks.sweep import FULL_SIZE
-from benchmarks.sweep_files import sweep_named
-from benchmarks.variants import CONF_DIR
+from benchmarks.core.sweep import FULL_SIZE
+from benchmarks.core.sweep_files import sweep_named
+from benchmarks.core.variants import CONF_DIR
 from tests.conftest import PROJECT
 
 SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))

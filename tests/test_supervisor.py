@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import agent, supervisor, watch
-from benchmarks.config import RunConfig
-from benchmarks.record import RECORD_NAME, Record, Window, read_record
-from benchmarks.supervisor import supervise as supervise_any
+from benchmarks.core.config import RunConfig
+from benchmarks.core.record import RECORD_NAME, Record, Window, read_record
+from benchmarks.supervision import agent, supervisor, watch
+from benchmarks.supervision.supervisor import supervise as supervise_any
 from tests.conftest import PROJECT, MakeRun
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.errors import ConfigError
-from benchmarks.sweep import Plan, expand, override, plan, read_sweep
-from benchmarks.telling import telling_keys
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.sweep import Plan, expand, override, plan, read_sweep
+from benchmarks.core.telling import telling_keys
 from tests.conftest import base_mapping
 
 BASE = base_mapping(workload="mlp", batch_per_worker=16, threads_per_worker=None)

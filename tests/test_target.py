@@ -15,13 +15,13 @@ from torch.multiprocessing.spawn import start_processes
 
 from analysis.cells.target import attempts
 from analysis.runs.load import load_cells
-from benchmarks.agent import preload
-from benchmarks.config import RunConfig
-from benchmarks.errors import ConfigError
-from benchmarks.record import Evaluation
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.record import Evaluation
+from benchmarks.core.target import Target
 from benchmarks.strategy import Place, strategies
-from benchmarks.supervisor import supervise
-from benchmarks.target import Target
+from benchmarks.supervision.agent import preload
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.train import Measured, Report, measure
 from benchmarks.trainer import Trainer
 from tests.conftest import MakeRun, base_mapping

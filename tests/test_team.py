@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.record import RECORD_NAME, Reason, Record, read_record
-from benchmarks.team import Team, Word, collect_words, team_here
-from benchmarks.verdict import of_run
+from benchmarks.core.errors import UserError
+from benchmarks.core.record import RECORD_NAME, Reason, Record, read_record
+from benchmarks.supervision.team import Team, Word, collect_words, team_here
+from benchmarks.supervision.verdict import of_run
 from tests.conftest import PROJECT, WORKERS_UNTRACED
 from tests.test_command_line import wait_until
 

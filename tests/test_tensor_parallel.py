@@ -20,14 +20,14 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.multiprocessing.spawn import start_processes
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data import load
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.strategy import Place, strategies
 from benchmarks.strategy.buckets import GradientMean
 from benchmarks.strategy.tensor_parallel import TensorParallel
 from benchmarks.strategy.tensor_plan import cut, local, partial_sums
-from benchmarks.supervisor import supervise
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.trainer import Trainer
 from benchmarks.workload import ImageShape
 from benchmarks.workload.transformer import vit

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.variants import variant_file
 from benchmarks.data import DataError, Dataset, load
 from benchmarks.data.batches import Division, Loader
 from benchmarks.data.synthetic_text import Chain, random_chain
-from benchmarks.errors import ConfigError
 from benchmarks.trainer import _evaluated_at_once
-from benchmarks.variants import variant_file
 from tests.conftest import MakeRun
 
 

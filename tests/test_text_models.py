@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.config import RunConfig, Variant
+from benchmarks.core.config import RunConfig, Variant
+from benchmarks.core.errors import ConfigError, ImpossibleRunError
+from benchmarks.core.variants import variant_file
 from benchmarks.data import load
-from benchmarks.errors import ConfigError, ImpossibleRunError
 from benchmarks.model import build_model, shape_of
 from benchmarks.strategy.layers import layers_of
-from benchmarks.variants import variant_file
 from benchmarks.workload import ImageShape, Shape, TextShape, TokenShape, build
 from benchmarks.workload.text import gpt, text_transformer
 from tests.conftest import MakeRun, base_mapping

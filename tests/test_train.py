@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data import load
+from benchmarks.measuring.timing import MonotonicClock
 from benchmarks.strategy import Place, strategies
-from benchmarks.timing import MonotonicClock
 from benchmarks.train import Report, measure, timed_span
 from benchmarks.trainer import Trainer
 from tests.conftest import MakeRun

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.errors import ImpossibleRunError
-from benchmarks.supervisor import supervise
+from benchmarks.core.errors import ImpossibleRunError
+from benchmarks.supervision.supervisor import supervise
 from benchmarks.workload import ImageShape
 from benchmarks.workload.transformer import Attention, vit
 from tests.conftest import MakeRun

@@ -15,16 +15,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from analysis.study.search import distance
-from benchmarks.errors import ConfigError
-from benchmarks.folder import SweepFolder
-from benchmarks.record import Evaluation, Status
-from benchmarks.rungs import Pruning, epochs_not_trained, promoted, rungs
-from benchmarks.search_space import Interval
-from benchmarks.sweep import Plan, at_size, read_sweep
-from benchmarks.trials import JOURNAL_NAME, Study, read_studies
-from benchmarks.tuner import StoppedError, Tuner
-from benchmarks.tuning import read_search
-from benchmarks.tuning_text import epochs_saved, summary, trial_line
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import Evaluation, Status
+from benchmarks.core.sweep import Plan, at_size, read_sweep
+from benchmarks.tuning.definition import read_search
+from benchmarks.tuning.rungs import Pruning, epochs_not_trained, promoted, rungs
+from benchmarks.tuning.search_space import Interval
+from benchmarks.tuning.text import epochs_saved, summary, trial_line
+from benchmarks.tuning.trials import JOURNAL_NAME, Study, read_studies
+from benchmarks.tuning.tuner import StoppedError, Tuner
 from tests.conftest import base_mapping
 from tests.slurm_cases import leave_record
 from tests.tuning_cases import LR, MOMENTUM, Maker, a_folder, a_search, searched

@@ -19,12 +19,12 @@ from analysis.study.panels import Subject
 from analysis.study.panels.tuning import history
 from analysis.study.search import distance
 from analysis.tables.formats import markdown, trials_csv
-from benchmarks.folder import SweepFolder
-from benchmarks.record import Evaluation, Status
-from benchmarks.sweep import Plan
-from benchmarks.trials import JOURNAL_NAME, Outcome, Study, Trial, read_studies
-from benchmarks.tuner import Tuner
-from benchmarks.tuning import Search
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import Evaluation, Status
+from benchmarks.core.sweep import Plan
+from benchmarks.tuning.definition import Search
+from benchmarks.tuning.trials import JOURNAL_NAME, Outcome, Study, Trial, read_studies
+from benchmarks.tuning.tuner import Tuner
 from tests.slurm_cases import leave_record
 from tests.tuning_cases import LR, MOMENTUM, Maker, a_folder, a_search, accuracy, searched
 

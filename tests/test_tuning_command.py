@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.folder import SweepFolder
-from benchmarks.record import RECORD_NAME, read_record
-from benchmarks.trials import read_studies
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import RECORD_NAME, read_record
+from benchmarks.tuning.trials import read_studies
 from tests.conftest import PROJECT
 from tests.test_command_line import Shell, wait_until
 

@@ -11,12 +11,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis.runs.load import load_cells
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.sweep import read_sweep
-from benchmarks.trials import Study, read_studies
-from benchmarks.tuner import TUNING_LOCK, StoppedError
-from benchmarks.tuning import Search, read_search
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.sweep import read_sweep
+from benchmarks.tuning.definition import Search, read_search
+from benchmarks.tuning.trials import Study, read_studies
+from benchmarks.tuning.tuner import TUNING_LOCK, StoppedError
 from hydra_plugins.scalebench.tuning import tune
 from slurm import status
 from slurm.cancel import cancel

@@ -17,8 +17,10 @@ from omegaconf import OmegaConf
 
 from benchmarks.augmentation import augmentations
 from benchmarks.batch_schedule import batch_schedules
-from benchmarks.composed import as_overrides, quoted, run_mapping
-from benchmarks.config import RunConfig, Variant
+from benchmarks.command_line.composed import as_overrides, quoted, run_mapping
+from benchmarks.core.config import RunConfig, Variant
+from benchmarks.core.sweep import plan, read_sweep
+from benchmarks.core.variants import CONF_DIR, VARIANT_AXES, names_on, variant_file
 from benchmarks.data import datasets
 from benchmarks.loader import loaders
 from benchmarks.lr_schedule import lr_schedules
@@ -27,8 +29,6 @@ from benchmarks.optimizer import optimizers
 from benchmarks.precision import precisions
 from benchmarks.registry import Registry
 from benchmarks.strategy import strategies
-from benchmarks.sweep import plan, read_sweep
-from benchmarks.variants import CONF_DIR, VARIANT_AXES, names_on, variant_file
 from benchmarks.workload import workloads
 
 REGISTRIES: dict[str, Registry[Any]] = {

@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.folder import SweepFolder
-from benchmarks.record import Evaluation, Status
-from benchmarks.sweep import Plan, PlannedRun, read_sweep
-from benchmarks.trials import Study
-from benchmarks.tuner import Tuner
-from benchmarks.tuning import Search, read_search
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import Evaluation, Status
+from benchmarks.core.sweep import Plan, PlannedRun, read_sweep
+from benchmarks.tuning.definition import Search, read_search
+from benchmarks.tuning.trials import Study
+from benchmarks.tuning.tuner import Tuner
 from tests.conftest import base_mapping
 from tests.slurm_cases import leave_record
 

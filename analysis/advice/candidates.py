@@ -15,7 +15,7 @@ from analysis.schema import Series
 from analysis.statistics.bootstrap import Floats, estimate
 from analysis.statistics.estimate import Estimate
 from analysis.wording import duration
-from benchmarks.variants import Option
+from benchmarks.core.variants import Option
 
 _NOTHING: Floats = np.empty(0)
 _ENERGY = "energy_j_per_million_samples"

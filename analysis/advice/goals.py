@@ -10,7 +10,7 @@ from typing import Literal
 
 from analysis.advice.candidates import Candidate
 from analysis.statistics.bootstrap import Floats
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 
 Goal = Literal["time", "cost", "energy"]
 

@@ -10,10 +10,10 @@ import msgspec
 from analysis.cells.labels import label, telling
 from analysis.runs.load import load_cells
 from analysis.wording import clean
-from benchmarks.errors import UserError
-from benchmarks.record import replace
-from benchmarks.telling import is_part_of_cell
-from benchmarks.variants import Option
+from benchmarks.core.errors import UserError
+from benchmarks.core.record import replace
+from benchmarks.core.telling import is_part_of_cell
+from benchmarks.core.variants import Option
 
 SCHEMA_VERSION = 1
 

@@ -12,8 +12,8 @@ from statistics import median
 from analysis.runs.load import Cell, load_cells
 from analysis.statistics.bootstrap import Floats, bootstrap_median, estimate
 from analysis.statistics.estimate import Estimate
-from benchmarks.folder import sweep_files
-from benchmarks.repeat_target import RepeatTarget, Width, shortfall
+from benchmarks.core.folder import sweep_files
+from benchmarks.core.repeat_target import RepeatTarget, Width, shortfall
 
 
 def step_time(cell: Cell) -> tuple[Estimate, Floats] | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.schema import Point
 from analysis.wording import clean
-from benchmarks.telling import telling_keys
-from benchmarks.variants import VARIANT_AXES, Option
+from benchmarks.core.telling import telling_keys
+from benchmarks.core.variants import VARIANT_AXES, Option
 
 _BATCH_SIZES = ("batch_per_worker", "global_batch")
 _WORDS = {

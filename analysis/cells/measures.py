@@ -20,7 +20,7 @@ from analysis.runs.measured import Measured
 from analysis.runs.metrics import energy_j_per_million_samples, mean_power_w
 from analysis.statistics.bootstrap import STEP_RESAMPLES, Floats, bootstrap_median, estimate
 from analysis.statistics.estimate import Estimate
-from benchmarks.errors import unknown
+from benchmarks.core.errors import unknown
 
 Better = Literal["low", "high"]
 

@@ -18,9 +18,9 @@ from analysis.runs.plausible import doubts
 from analysis.schema import Point
 from analysis.statistics.bootstrap import Floats
 from analysis.statistics.estimate import Estimate
-from benchmarks.repeat_target import RepeatTarget
-from benchmarks.telling import telling_keys
-from benchmarks.variants import Option
+from benchmarks.core.repeat_target import RepeatTarget
+from benchmarks.core.telling import telling_keys
+from benchmarks.core.variants import Option
 
 SIZES = ("workers", "global_batch", "batch_per_worker")
 

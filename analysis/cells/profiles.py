@@ -9,7 +9,7 @@ from analysis.cells.labels import label, telling
 from analysis.runs.load import Cell
 from analysis.schema import ProfileRow
 from analysis.statistics.estimate import Estimate
-from benchmarks.profile import RankProfile
+from benchmarks.core.profile import RankProfile
 
 
 def ranks_of(cell: Cell) -> list[RankProfile]:

@@ -22,7 +22,7 @@ from analysis.runs.course import Epoch
 from analysis.runs.load import Cell, Run
 from analysis.statistics.bootstrap import DRAWS, LEVEL, Floats, generator
 from analysis.statistics.estimate import Estimate
-from benchmarks.target import Target, TargetMetric
+from benchmarks.core.target import Target, TargetMetric
 
 Spent = Literal["train_time_s", "time_s", "epochs", "samples", "energy_j"]
 

@@ -31,9 +31,9 @@ from analysis.runs.metrics import throughput_samples_per_s
 from analysis.schema import Report
 from analysis.tables.formats import escape_markdown
 from analysis.wording import clean_long
-from benchmarks.folder import record_files
-from benchmarks.record import WELL, Record, RecordError, Window, read_record
-from benchmarks.variants import Option
+from benchmarks.core.folder import record_files
+from benchmarks.core.record import WELL, Record, RecordError, Window, read_record
+from benchmarks.core.variants import Option
 
 FOLDER = "tensorboard"
 _MOST_POINTS = 1_000

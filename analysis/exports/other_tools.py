@@ -9,7 +9,7 @@ import msgspec
 
 from analysis.runs.load import Loaded
 from analysis.schema import Report
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 
 Exporter = Callable[[Loaded, Report, Path], Path]
 """Writes a sweep into a folder, and returns what it has made there."""

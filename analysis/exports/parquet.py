@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis.exports.results import columns
 from analysis.schema import SCHEMA_VERSION, Report
-from benchmarks.errors import UserError
+from benchmarks.core.errors import UserError
 
 
 def results_parquet(report: Report) -> bytes:

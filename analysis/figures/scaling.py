@@ -14,7 +14,7 @@ from analysis.runs import metrics
 from analysis.schema import Kind, Report, ScalingPoint, Series
 from analysis.statistics.estimate import Estimate
 from analysis.tables.columns import OVERSUBSCRIBED
-from benchmarks.variants import VARIANT_AXES
+from benchmarks.core.variants import VARIANT_AXES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

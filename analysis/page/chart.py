@@ -16,7 +16,7 @@ from analysis.figures.style import COLOURS
 from analysis.statistics.estimate import Estimate
 from analysis.tables.columns import estimated
 from analysis.wording import clean, number
-from benchmarks.variants import Option
+from benchmarks.core.variants import Option
 
 INK, MUTED, SURFACE = "@ink", "@muted", "@surface"
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")

@@ -25,7 +25,7 @@ from analysis.page.chart import (
 from analysis.schema import Kind, Prediction, Report, ScalingPoint, Series
 from analysis.statistics.estimate import Estimate
 from analysis.wording import clean, number
-from benchmarks.variants import VARIANT_AXES
+from benchmarks.core.variants import VARIANT_AXES
 
 _MOST_LINES = 8
 _MOST_CHARTS = 12

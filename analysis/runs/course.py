@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import fmean
 
-from benchmarks.record import Evaluation, Record, Window
+from benchmarks.core.record import Evaluation, Record, Window
 
 LOSS_BLOCKS = 10
 """Of an epoch's steps; their mean losses are kept."""

@@ -34,8 +34,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from benchmarks.profile import RankProfile
-from benchmarks.record import RankSummary, Record, Window
+from benchmarks.core.profile import RankProfile
+from benchmarks.core.record import RankSummary, Record, Window
 
 Cause = Literal["data", "communication", "stragglers", "launch", "memory", "compute"]
 

@@ -8,8 +8,8 @@ from statistics import median
 import msgspec
 
 from analysis.runs.oddities import Oddity
-from benchmarks.energy import CounterReading, Energy
-from benchmarks.record import Record
+from benchmarks.core.energy import CounterReading, Energy
+from benchmarks.core.record import Record
 
 NOT_RECORDED = "its records are older than the measurement of energy"
 _FEWEST_SAMPLES = 12

@@ -16,12 +16,12 @@ from analysis.helpers import count_helpers, helpers
 from analysis.runs.course import Epoch, course
 from analysis.runs.measured import Measured, defect_of, epochs_of, measure
 from analysis.runs.origins import origin_of
-from benchmarks.config import flatten
-from benchmarks.errors import UserError
-from benchmarks.folder import MANIFEST_NAME, NO_SWEEP, Manifest, SweepFolder, record_files, sweep_files
-from benchmarks.profile import RankProfile
-from benchmarks.record import Record, RecordError, read_record
-from benchmarks.variants import Option
+from benchmarks.core.config import flatten
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import MANIFEST_NAME, NO_SWEEP, Manifest, SweepFolder, record_files, sweep_files
+from benchmarks.core.profile import RankProfile
+from benchmarks.core.record import Record, RecordError, read_record
+from benchmarks.core.variants import Option
 
 MANIFEST_VERSION = 1
 _MANY_RECORDS = 2000

@@ -19,7 +19,7 @@ from analysis.runs.energy import Spent
 from analysis.runs.oddities import Oddity, Slowest
 from analysis.runs.plausible import Physics, physics_of
 from analysis.statistics.bootstrap import Floats, step_factors
-from benchmarks.record import Memory, Record
+from benchmarks.core.record import Memory, Record
 
 
 @dataclass(kw_only=True, slots=True)

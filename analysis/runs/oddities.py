@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.record import RankSummary, Window
+from benchmarks.core.record import RankSummary, Window
 
 Floats = NDArray[np.float64]
 Who = TypeVar("Who", int, str)

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.runs.datasheets import datasheet
 from analysis.statistics.bootstrap import Floats
-from benchmarks.record import Record
+from benchmarks.core.record import Record
 
 ABOVE_IDEAL = "above the ideal by more than the interval: find the cause (caches, clocks, a slow base) first"
 ABOVE_PEAK = (

@@ -12,9 +12,9 @@ from analysis.cells.measures import MEASURES, estimate_of, label_of
 from analysis.runs.load import Cell
 from analysis.study.panels import SCALING, SHARED, Subject, check_types, make_panel, measures_of
 from analysis.study_schema import Panel, Study, StudyRow
-from benchmarks import rules
-from benchmarks.config import known_keys
-from benchmarks.errors import ConfigError, unknown
+from benchmarks.core import rules
+from benchmarks.core.config import known_keys
+from benchmarks.core.errors import ConfigError, unknown
 
 Entry = Mapping[str, Any]
 """Of a sweep's `figure`: a panel, or one for each value of a key."""

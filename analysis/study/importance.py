@@ -14,10 +14,10 @@ import numpy as np
 
 from analysis.statistics.bootstrap import estimate
 from analysis.statistics.estimate import Estimate
-from benchmarks.search_space import Dimension
-from benchmarks.trials import Study, Trial
-from benchmarks.tuning_text import counted
-from benchmarks.variants import Scalar
+from benchmarks.core.variants import Scalar
+from benchmarks.tuning.search_space import Dimension
+from benchmarks.tuning.text import counted
+from benchmarks.tuning.trials import Study, Trial
 
 if TYPE_CHECKING:
     import optuna

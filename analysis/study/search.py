@@ -7,10 +7,10 @@ from math import sqrt
 from pathlib import Path
 
 from analysis.study_schema import Search, TrialRow
-from benchmarks.errors import UserError
-from benchmarks.trials import Study, Trial, read_studies
-from benchmarks.tuning import Definition
-from benchmarks.tuning_text import epochs_saved
+from benchmarks.core.errors import UserError
+from benchmarks.tuning.definition import Definition
+from benchmarks.tuning.text import epochs_saved
+from benchmarks.tuning.trials import Study, Trial, read_studies
 
 _BEST = 3
 _NEAREST = 5

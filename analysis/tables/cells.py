@@ -23,7 +23,7 @@ from analysis.tables.columns import (
     value_of,
 )
 from analysis.wording import clean, number
-from benchmarks.variants import Option
+from benchmarks.core.variants import Option
 
 
 def _ratio(estimate: Estimate | None) -> Entry:

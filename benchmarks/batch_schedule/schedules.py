@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.batch_schedule import BatchSchedule, batch_schedules
-from benchmarks.record import finite
+from benchmarks.core.record import finite
 
 
 @batch_schedules.register("fixed")

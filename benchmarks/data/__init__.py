@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.config import Variant
-from benchmarks.errors import ImpossibleRunError, UserError
-from benchmarks.record import DataFacts, SampleKind
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError, UserError
+from benchmarks.core.record import DataFacts, SampleKind
 from benchmarks.registry import Registry
 
 

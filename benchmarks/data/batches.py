@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.augmentation import Augment, Augmentation, augmentations
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
 from benchmarks.data import Split
 
 UNCHANGED = Variant(name="none", options={})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
 from benchmarks.data import Split
 from benchmarks.data.batches import Feed
 from benchmarks.registry import Registry

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import fork_server
 from benchmarks.augmentation import Augment, augmentations
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
 from benchmarks.data import Split
 from benchmarks.data.batches import Batch, Epoch, Feed
 from benchmarks.loader import loaders
+from benchmarks.process import fork_server
 
 _PR_SET_PDEATHSIG = 1
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
 from benchmarks.data import Split
 from benchmarks.data.batches import Batch, Epoch, Feed, one_part
 from benchmarks.loader import loaders

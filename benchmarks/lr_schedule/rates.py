@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from benchmarks.config import RunConfig
+from benchmarks.core.config import RunConfig
 from benchmarks.data.batches import Batch, Division
 from benchmarks.lr_schedule import LrSchedule
 

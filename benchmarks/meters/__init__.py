@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks.energy import CounterReading, PowerSeries, RankEnergy, Source
+from benchmarks.core.energy import CounterReading, PowerSeries, RankEnergy, Source
 from benchmarks.meters.counter import Counter, CounterError, Sample
 
 MOST_POINTS = 240

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-from benchmarks.energy import Source
+from benchmarks.core.energy import Source
 
 
 class CounterError(Exception):

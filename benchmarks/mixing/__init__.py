@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.config import Variant
+from benchmarks.core.config import Variant
 from benchmarks.data import Dataset
 from benchmarks.data.batches import Batch
 from benchmarks.loss import Loss

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.optimizer import Replicas, TakeStep, WatchingOptimizer, optimizers
 
 _WITH_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

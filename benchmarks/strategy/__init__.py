@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 
 from benchmarks.data import Split
 from benchmarks.data.batches import Batch, Division, Feed, Loader
+from benchmarks.measuring.step_times import StepTimes
 from benchmarks.precision import Precision
 from benchmarks.registry import Registry
-from benchmarks.step_times import StepTimes
 
 StepKind = TypeVar("StepKind", bound="Step")
 

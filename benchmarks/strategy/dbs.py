@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.data.batches import Division
-from benchmarks.step_times import StepTimes
+from benchmarks.measuring.step_times import StepTimes
 from benchmarks.strategy import Place, strategies
 from benchmarks.strategy.ddp import Ddp
 

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data import Split
 from benchmarks.data.batches import Batch, Feed, Loader
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
 from benchmarks.strategy.traffic import size_bytes

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 
 Named = tuple[str, nn.Module]

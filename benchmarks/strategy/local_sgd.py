@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data.batches import Batch
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, SyncSwitch, strategies
 from benchmarks.strategy.traffic import size_bytes, traffic_of

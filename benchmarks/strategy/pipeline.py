@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data import Split
 from benchmarks.data.batches import Batch, Division, Feed, Loader
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
 from benchmarks.strategy.balance import measured_costs_s, partition

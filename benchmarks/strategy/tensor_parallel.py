@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.data import Split
 from benchmarks.data.batches import Batch, Division, Feed, Loader
-from benchmarks.errors import ImpossibleRunError
 from benchmarks.precision import Precision
 from benchmarks.strategy import Copies, Place, Step, Strategy, strategies
 from benchmarks.strategy.buckets import GradientMean, sum_over

@@ -24,7 +24,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.nn import Parameter
 
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.errors import ImpossibleRunError
 
 
 @runtime_checkable

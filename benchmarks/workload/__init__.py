@@ -12,8 +12,8 @@ from typing import get_type_hints
 
 from torch import nn
 
-from benchmarks.config import Variant
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.config import Variant
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.registry import Registry
 
 workloads: Registry[nn.Module] = Registry("workload")

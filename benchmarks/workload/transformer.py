@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.workload import ImageShape, workloads
 
 NORM_EPS = 1e-6

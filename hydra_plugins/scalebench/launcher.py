@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import DictConfig
 
-from benchmarks.errors import ConfigError
-from benchmarks.folder import SweepFolder
-from benchmarks.sweep import Plan
+from benchmarks.core.errors import ConfigError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.sweep import Plan
 
 if TYPE_CHECKING:
     from slurm.launch import Order

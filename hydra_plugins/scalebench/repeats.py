@@ -6,11 +6,11 @@ import sys
 
 from omegaconf import DictConfig
 
-from benchmarks.adaptive import Once, Rounds, check_sweep
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.repeat_target import read_repeat_target
-from benchmarks.sweep import Sweep
+from benchmarks.core.adaptive import Once, Rounds, check_sweep
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.repeat_target import read_repeat_target
+from benchmarks.core.sweep import Sweep
 
 
 def repeats_of_cells(cfg: DictConfig, sweep: Sweep, folder: SweepFolder) -> Once | Rounds:

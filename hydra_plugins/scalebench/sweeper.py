@@ -1,4 +1,4 @@
-"""The sweeper: hands Hydra's overrides to `benchmarks.sweep`, and each planned run to Hydra's launcher."""
+"""The sweeper: hands Hydra's overrides to `benchmarks.core.sweep`, and each planned run to Hydra's launcher."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.adaptive import Once, Rounds
-from benchmarks.boxed import go_inside
-from benchmarks.composed import CONTROL_KEYS, as_overrides, check_data_folder, run_mapping, sweep_of
-from benchmarks.console import SweepProgress, counted, show_plan
-from benchmarks.errors import ConfigError, UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.record import OWN_FAULT, WELL
-from benchmarks.search_space import Interval
-from benchmarks.sweep import Plan, PlannedRun, override, plan, shown_keys
-from benchmarks.team import team_here
-from benchmarks.tuning import read_search
+from benchmarks.command_line.boxed import go_inside
+from benchmarks.command_line.composed import CONTROL_KEYS, as_overrides, check_data_folder, run_mapping, sweep_of
+from benchmarks.command_line.console import SweepProgress, counted, show_plan
+from benchmarks.core.adaptive import Once, Rounds
+from benchmarks.core.errors import ConfigError, UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.record import OWN_FAULT, WELL
+from benchmarks.core.sweep import Plan, PlannedRun, override, plan, shown_keys
+from benchmarks.supervision.team import team_here
+from benchmarks.tuning.definition import read_search
+from benchmarks.tuning.search_space import Interval
 from hydra_plugins.scalebench.launcher import SlurmLauncher
 from hydra_plugins.scalebench.repeats import repeats_of_cells
 from hydra_plugins.scalebench.tuning import tune

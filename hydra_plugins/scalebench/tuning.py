@@ -12,16 +12,16 @@ import msgspec
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from benchmarks.boxed import go_inside
-from benchmarks.composed import as_overrides, check_data_folder
-from benchmarks.console import outcome
-from benchmarks.errors import UserError
-from benchmarks.folder import SweepFolder
-from benchmarks.sweep import Plan
-from benchmarks.trials import Study, Trial, read_studies
-from benchmarks.tuner import TUNING_LOCK, Tuner
-from benchmarks.tuning import Search
-from benchmarks.tuning_text import plan_text, summary, trial_line
+from benchmarks.command_line.boxed import go_inside
+from benchmarks.command_line.composed import as_overrides, check_data_folder
+from benchmarks.command_line.console import outcome
+from benchmarks.core.errors import UserError
+from benchmarks.core.folder import SweepFolder
+from benchmarks.core.sweep import Plan
+from benchmarks.tuning.definition import Search
+from benchmarks.tuning.text import plan_text, summary, trial_line
+from benchmarks.tuning.trials import Study, Trial, read_studies
+from benchmarks.tuning.tuner import TUNING_LOCK, Tuner
 from hydra_plugins.scalebench.launcher import SlurmLauncher
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from analysis.cells.labels import label, telling
 from analysis.cells.measures import unknown_because
 from analysis.runs.load import Cell
 from analysis.study_schema import Panel
-from benchmarks.config import one_line
-from benchmarks.errors import ConfigError, unknown
+from benchmarks.core.config import one_line
+from benchmarks.core.errors import ConfigError, unknown
 
 SCALING = "scaling"
 """Not a panel: the figures of strong and weak scaling are made as well."""

@@ -11,7 +11,7 @@ from analysis.statistics.bootstrap import Floats, estimate, interval
 from analysis.study.panels import Subject, panel_kind, same_unit
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
 from analysis.wording import number
-from benchmarks.errors import ConfigError
+from benchmarks.core.errors import ConfigError
 
 
 def repeats_with_number(cell: Cell) -> int:

@@ -12,7 +12,7 @@ from analysis.cells.measures import over_repeats
 from analysis.runs.course import Epoch
 from analysis.study.panels import Subject, panel_kind
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
-from benchmarks.errors import unknown
+from benchmarks.core.errors import unknown
 
 Found = TypeVar("Found")
 

@@ -11,7 +11,7 @@ from analysis.statistics.bootstrap import estimate
 from analysis.study.panels import Subject, panel_kind
 from analysis.study.panels.comparing import repeats_with_number
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
-from benchmarks.variants import Option
+from benchmarks.core.variants import Option
 
 
 @panel_kind("ladder", lambda options: [options["y"]])

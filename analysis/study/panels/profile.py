@@ -6,7 +6,7 @@ from analysis.cells.profiles import counted, profile_rows, slowed, traces
 from analysis.statistics.estimate import Estimate
 from analysis.study.panels import Subject, panel_kind
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
-from benchmarks.errors import ConfigError
+from benchmarks.core.errors import ConfigError
 
 _LONGEST_NAME = 30
 

@@ -7,7 +7,7 @@ from analysis.cells.target import SPENT, attempts, on_front, target_of
 from analysis.statistics.estimate import Estimate
 from analysis.study.panels import Subject, panel_kind
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
-from benchmarks.errors import unknown
+from benchmarks.core.errors import unknown
 
 _TIME, _COST = "time_to_target_s", "cost_to_target"
 

@@ -7,9 +7,9 @@ from analysis.study.importance import importances
 from analysis.study.panels import Subject, panel_kind
 from analysis.study.search import last_value, newest_search
 from analysis.study_schema import Panel, PanelPoint, PanelSeries
-from benchmarks.errors import ConfigError, UserError
-from benchmarks.trials import Study, Trial
-from benchmarks.tuning_text import counted
+from benchmarks.core.errors import ConfigError, UserError
+from benchmarks.tuning.text import counted
+from benchmarks.tuning.trials import Study, Trial
 
 
 @panel_kind("history", lambda _options: ["accuracy", "loss"])

@@ -15,8 +15,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from benchmarks.data.batches import Batch
+from benchmarks.measuring.step_times import StepTimes
 from benchmarks.precision import Precision
-from benchmarks.step_times import StepTimes
 from benchmarks.strategy import Copies, Place, Step, Strategy, SyncSwitch, strategies
 from benchmarks.strategy.parameter_server.client import Client, LostServerError, Part, RemoteOptimizer, Servers
 from benchmarks.strategy.parameter_server.hosting import HostedServer, host_of, node_of, own_address, prepare

@@ -7,7 +7,7 @@ import os
 import socket
 from multiprocessing.process import BaseProcess
 
-from benchmarks import fork_server
+from benchmarks.process import fork_server
 from benchmarks.strategy import Place
 from benchmarks.strategy.parameter_server.server import Setup, serve
 from benchmarks.strategy.parameter_server.wire import Address

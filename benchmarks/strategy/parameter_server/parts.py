@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from benchmarks.errors import ImpossibleRunError
+from benchmarks.core.errors import ImpossibleRunError
 from benchmarks.strategy.traffic import size_bytes
 
 

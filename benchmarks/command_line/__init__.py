@@ -1,0 +1,1 @@
+"""What lies between what people type and see, and the core: Hydra, the image, the terminal."""
