@@ -216,6 +216,7 @@ def test_the_line_of_waiting_tasks_goes_stale(slurm: FakeSlurm) -> None:
     assert (found["7_1"].started_s, found["7_1"].ended_s, found["7_2"].started_s) == (1700000000, 1700000005, None)
 
 
+@pytest.mark.alone
 def test_ten_thousand_runs_within_three_seconds_with_one_call_each(slurm: FakeSlurm, folder: SweepFolder) -> None:
     order = an_order(workers=1, repeats=1)
     launch(order, folder)
