@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -206,19 +207,19 @@ def test_half_precision_without_a_common_scale_learns_too(taken: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["async", "bounded"])
 def test_a_slow_worker_holds_the_other_back_within_the_bound_only(mode: str, taken: Any) -> None:
-    """20 steps of 20 ms, and of 60 ms."""
+    """20 steps of 20 ms, and of 60 ms. What else delays the slow one delays both; hence medians, and its own time."""
     measured = taken(2, f"slowed/{mode}")
     lead = facts_of(measured)["largest_lead"]
-    fast, slow = (sum(each.spans[0].step_s) for each in measured)
-    waiting = sum(measured[0].spans[0].sync_wait_s)
+    fast, slow = (each.spans[0] for each in measured)
     if mode == "async":
-        assert slow / fast == pytest.approx(3.0, rel=0.15), "in its own time"
+        assert median(slow.step_s) / median(fast.step_s) == pytest.approx(3.0, rel=0.15), "in its own time"
         assert lead > 10
-        assert waiting < 0.2 * fast
+        assert median(fast.sync_wait_s) < 0.2 * median(fast.step_s)
     else:
         assert lead == 2
-        assert fast == pytest.approx(0.06 * (20 - 2), rel=0.15), "as the slow one, but two steps ahead of it in the end"
-        assert waiting == pytest.approx(fast - 20 * 0.02, rel=0.15), "and that is seen as waiting"
+        took_s = sum(fast.step_s)
+        assert took_s == pytest.approx(sum(slow.step_s[:-2]), rel=0.15), "as the slow one, but two steps ahead of it"
+        assert sum(fast.sync_wait_s) == pytest.approx(took_s - 20 * 0.02, rel=0.15), "and that is seen as waiting"
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
