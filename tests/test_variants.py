@@ -100,7 +100,7 @@ def test_a_planned_run_is_what_hydra_composes_from_its_overrides(sweep: str) -> 
     definition = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "sweep" / f"{sweep}.yaml"))
     assert isinstance(definition, dict)
     runs = plan(read_sweep({str(k): v for k, v in definition.items()}), composed("device=cpu")).runs
-    for run in runs[:: max(1, len(runs) // 5)]:
+    for run in (runs[0], runs[len(runs) // 2], runs[-1]):
         assert RunConfig.from_mapping(composed("device=cpu", *as_overrides(run))).run_id == run.config.run_id
 
 
