@@ -119,7 +119,7 @@ def test_a_node_that_dies_is_a_failed_node(nodes: Nodes) -> None:
 def test_what_both_nodes_have_measured_when_their_time_is_over(nodes: Nodes) -> None:
     """Whichever ends its workers first, the other's lose their peer: they leave their steps as well."""
     fault = ("workload=faulty", "workload.fault=sleep", "workload.sleep_s=0.1")
-    nodes.start(*fault, "workers=2", "global_batch=64", "steps=2000", "run_limit_s=30")
+    nodes.start(*fault, "workers=2", "global_batch=64", "steps=2000", "run_limit_s=40")
     nodes.finish()
     record = nodes.record()
     assert (record.status, record.reason and record.reason.kind) == ("timeout", "run_limit")
