@@ -42,14 +42,14 @@ def carry_out(
         line, code = told(error)
         tell_errors([line])
         return code
-    except BrokenExecutor:
-        tell_errors(["a process that helped was killed, perhaps for want of memory: on one core (taskset) none helps"])
-        return 1
-    except KeyboardInterrupt:
+    except (BrokenExecutor, KeyboardInterrupt) as end:
         from analysis.helpers import end_helpers
 
         end_helpers()
-        return _INTERRUPTED
+        if isinstance(end, KeyboardInterrupt):
+            return _INTERRUPTED
+        tell_errors(["a process that helped was killed, perhaps for want of memory: on one core (taskset) none helps"])
+        return 1
 
 
 def tell_errors(lines: Iterable[str]) -> None:

@@ -85,7 +85,7 @@ def report_of(sweep: Path, start: str) -> Iterator[subprocess.Popen[str]]:
     ("start", "after_s", "codes"),
     [
         ("helpers().submit(time.sleep, 60); ", 0.5, {130}),
-        ("", 0.1, {0, 130}),  # the report may be over, or in an import that loses the exception
+        ("", 0.1, {0, 130}),  # the report may be over
         ("", 1.0, {0, 130}),
         ("", 2.5, {0, 130}),
         (IGNORING, 0.5, {0}),
@@ -94,8 +94,7 @@ def report_of(sweep: Path, start: str) -> Iterator[subprocess.Popen[str]]:
 def test_ctrl_c_ends_all_of_them_without_a_word(sweep: Path, start: str, after_s: float, codes: set[int]) -> None:
     with report_of(sweep, start) as process:
         time.sleep(after_s)
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = interrupted(process)
     assert process.returncode in codes, err
     if process.returncode:
         assert "Traceback" not in err
@@ -118,6 +117,17 @@ def test_one_that_is_killed_is_told_in_one_line(sweep: Path) -> None:
     assert err.splitlines() == [
         "error: a process that helped was killed, perhaps for want of memory: on one core (taskset) none helps"
     ]
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it says until it ends. As people do: pressed again where nothing happens, since an import may lose it."""
+    for _ in range(20):
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            return process.communicate(timeout=3)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError("it goes on whatever is pressed")
 
 
 def alive(group: int) -> bool:
